@@ -44,9 +44,8 @@ def explore(options: argparse.Namespace) -> int:
             f"explore needs {error.name}, which is not installed; run {install_command('serve')}"
         ) from None
     encoder = load(options.bundle, options.threads, variant=options.variant, trust=options.trust)
-    collection = Indexed(Index.open(options.index), encoder)
     print("arranging the images ...", file=sys.stderr)
-    collection.points  # noqa: B018  now, and not when the page asks
+    collection = Indexed(Index.open(options.index), encoder)
     app = application(collection, lambda: {"title": options.index.name}, {})
     print(f"open http://{LOOPBACK}:{options.port} in a browser; Ctrl-C ends it", file=sys.stderr)
     hosts = frozenset({LOOPBACK, "localhost"})

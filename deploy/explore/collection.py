@@ -26,10 +26,10 @@ class Collection(Protocol):
     @property
     def points(self) -> bytes:
         """Every row as ``columns.pack`` writes it: the columns ``x``, ``y`` and ``tile``, the place of its thumbnail on
-        the sheets and 0 where it has none; and whatever points can be colored by."""
+        the sheets, 0 for an image without one; and whatever points can be colored by."""
 
     def sheet(self, number: int) -> Picture | None:
-        """A sheet of thumbnails; None if there is none of this number."""
+        """A sheet of thumbnails; None if no sheet has this number."""
 
     def picture(self, row: int) -> Picture | None:
         """The image in full; None if it cannot be shown."""
@@ -38,7 +38,7 @@ class Collection(Protocol):
         """What is known of each row, by name: ``path``, and what else there is."""
 
     def near(self, row: int, most: int) -> Near:
-        """The images that resemble that of a row most, without it; none if it has no vector."""
+        """The images that resemble that of a row most, without it; empty for a row without a vector."""
 
     def find(self, picture: bytes, most: int) -> Near:
         """The images that resemble this image file most.

@@ -5,7 +5,7 @@ has a gray one.
 """
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,10 @@ class Indexed:
         index.check_encoder(encoder)
         self._index, self._encoder = index, encoder
         self._sheet = lru_cache(KEPT_SHEETS)(self._draw)
+        self.points = self._arrange()
 
-    @cached_property
-    def points(self) -> bytes:
+    def _arrange(self) -> bytes:
+        """Takes a while where there are many images: at the start, and not when the page asks."""
         count = len(self._index)
         places = place(_unit(self._index.vectors), min(LANDMARKS, count), tsne)
         columns: dict[str, Any] = {"x": places.points[:, 0], "y": places.points[:, 1]}
@@ -105,7 +106,7 @@ class Indexed:
         return Picture(sheet(GRAY if one is None else one for one in found), "image/jpeg")
 
     def _pixels(self, row: int) -> Samples | None:
-        """The image as `simclr-deploy embed` sees it before it is resized; None if there is none any more."""
+        """The image as `simclr-deploy embed` sees it before it is resized; None if the file is gone or damaged."""
         path = Path(str(self._index.ids[row]))
         try:
             return decode(path.read_bytes()) if path.is_file() else None

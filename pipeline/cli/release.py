@@ -58,9 +58,7 @@ def approve(workspace: Workspace, candidate: str, why: str, who: str | None) -> 
     from pipeline.release.approval import approve
     from pipeline.validation.quarantine import person
 
-    done = approve(workspace, candidate, who or person(), why)
-    click.echo(done)
-    _show_in_ui(workspace, done)
+    _show(workspace, approve(workspace, candidate, who or person(), why))
 
 
 @release.command()
@@ -77,9 +75,7 @@ def reject(workspace: Workspace, candidate: str, why: str, who: str | None) -> N
     from pipeline.release.approval import reject
     from pipeline.validation.quarantine import person
 
-    done = reject(workspace, candidate, who or person(), why)
-    click.echo(done)
-    _show_in_ui(workspace, done)
+    _show(workspace, reject(workspace, candidate, who or person(), why))
 
 
 @release.command()
@@ -150,10 +146,11 @@ def diff(workspace: Workspace, one: str, other: str) -> None:
     click.echo(diff(workspace, one, other))
 
 
-def _show_in_ui(workspace: Workspace, done: "Released | Held") -> None:
-    """The decision stands, also where Dagster's records cannot be reached."""
+def _show(workspace: Workspace, done: "Released | Held") -> None:
+    """Here and in the UI. The decision stands, also where Dagster's records cannot be reached."""
     from pipeline.defs.release import record_decision
 
+    click.echo(done)
     try:
         record_decision(workspace, done)
     except (*FORESEEN, sqlite3.OperationalError) as error:

@@ -57,7 +57,7 @@ def _inserted(text: str, block: str) -> str:
         end -= 1
     first = next((line for line in lines[begin + 1 : end] if line.strip() and not line.lstrip().startswith("#")), "  ")
     before = "".join(lines[:end]).rstrip("\n")
-    block = indent(block, re.match(r" *", first)[0])  # type: ignore[index]  # it matches anything
+    block = indent(block, first[: len(first) - len(first.lstrip(" "))])
     return f"{before}\n\n{block}{''.join(lines[end:])}"
 
 

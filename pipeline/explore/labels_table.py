@@ -36,7 +36,7 @@ class Edited(NamedTuple):
 
 
 def change_file(path: Path, change: Callable[[bytes | None], bytes]) -> None:
-    """Replace a file by what ``change`` makes of its content, None where there is none.
+    """Replace a file by what ``change`` makes of its content, None for a file that does not exist yet.
 
     Processes that use this function on files of one folder wait for each other. What another program has written
     meanwhile is not lost: ``change`` is asked again.

@@ -8,23 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from deploy.explore.app import application
 from deploy.explore.collection import Action
 from pipeline.errors import FORESEEN
 from pipeline.explore.decisions import Decisions
 from pipeline.explore.shown import Shown
-from pipeline.ui.access import Role, read_access
+from pipeline.ui.access import Access, Role, read_access
 from pipeline.ui.asgi import Application
-from pipeline.ui.guard import Guard
+from pipeline.ui.guard import Guard, serve_guarded
 from pipeline.ui.login import Login
 from pipeline.ui.sessions import Sessions, session_key
 from pipeline.validation.quarantine import person
 from pipeline.workspace import Workspace
 
 SESSIONS = Path(".simclr") / "services" / "explore_sessions.json"
-STOP_SECONDS = 2
 
 
 def serve(workspace: Workspace, host: str, port: int) -> None:
@@ -34,23 +31,12 @@ def serve(workspace: Workspace, host: str, port: int) -> None:
         WorkspaceError: there is no map yet.
         ServiceError: the passwords are missing or cannot be read.
     """
-    proxies = read_access(host, os.environ, b"").proxies
-    uvicorn.run(
-        guarded(workspace, host, os.environ),
-        host=host,
-        port=port,
-        log_level="warning",
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
-        proxy_headers=bool(proxies),
-        forwarded_allow_ips=list(proxies),
-    )
+    access = read_access(host, os.environ, session_key(workspace.root))
+    serve_guarded(guarded(workspace, access), access, host, port)
 
 
-def guarded(workspace: Workspace, host: str, environment: Mapping[str, str]) -> Guard:
-    """What is served at ``host``; errors as ``serve``."""
-    access = read_access(host, environment, session_key(workspace.root))
+def guarded(workspace: Workspace, access: Access) -> Guard:
+    """What is served; errors as ``serve``."""
     shown = Shown(workspace)
     applications: dict[Role, Application] = {"operator": make(workspace, shown, Decisions(workspace, shown).actions)}
     if "viewer" in access.passwords:

@@ -140,7 +140,7 @@ def labels_to_reach(target: float, curve: Sequence[tuple[int, float]]) -> float 
 
 
 def _smallest_share(worth: Sequence[Worth], shares: set[int]) -> Worth:
-    """The smallest share of the labels, or, where there is none but all, the smallest number."""
+    """The smallest share of the labels; where all labels are the only share, the smallest number."""
     return next((one for one in worth[:-1] if one.labels in shares), worth[0])
 
 

@@ -16,6 +16,8 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+import uvicorn
+
 from pipeline.ui.access import Access, Role
 from pipeline.ui.asgi import Application, Message, Receive, Refused, Scope, Send, answer, read_body, replay
 from pipeline.ui.candidates import Candidates
@@ -30,6 +32,10 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+
+
+STOP_SECONDS = 2
+MAX_WEBSOCKET_MESSAGE = 2**20  # bytes
 
 
 class Guard:
@@ -73,6 +79,22 @@ class Guard:
             await application(scope, receive, send)
         except Refused as refused:
             await answer(scope, send, refused.status, refused.reason, refused.headers)
+
+
+def serve_guarded(guard: Guard, access: Access, host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM; only the proxies of ``access`` say who a client is."""
+    uvicorn.run(
+        guard,
+        host=host,
+        port=port,
+        log_level="warning",
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        ws_max_size=MAX_WEBSOCKET_MESSAGE,
+        proxy_headers=bool(access.proxies),
+        forwarded_allow_ips=list(access.proxies),
+    )
 
 
 def _check_host(host: str, names: frozenset[str]) -> None:

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import dagster as dg
-import uvicorn
 
 from pipeline.runs.dagster_internals import (
     WorkspaceFileTarget,
@@ -23,7 +22,7 @@ from pipeline.runs.instance import reference
 from pipeline.ui.access import Role, read_access
 from pipeline.ui.asgi import Application, Receive, Refused, Scope, Send
 from pipeline.ui.candidates import Candidates
-from pipeline.ui.guard import Guard
+from pipeline.ui.guard import Guard, serve_guarded
 from pipeline.ui.login import Login
 from pipeline.ui.sessions import Sessions, session_key
 from pipeline.ui.web_answers import clean
@@ -31,9 +30,7 @@ from pipeline.ui.web_answers import clean
 TARGET = Path(".simclr") / "services" / "workspace.yaml"
 SESSIONS = Path(".simclr") / "services" / "sessions.json"
 STATEMENT_MILLISECONDS, POOL_SECONDS, POOL_OVERFLOW = 15_000, 3_600, 20  # as Dagster's own command
-STOP_SECONDS = 2
 RELOAD_SECONDS = 40
-MAX_WEBSOCKET_MESSAGE = 2**20  # bytes
 
 
 class ReloadingContext(WorkspaceProcessContext):
@@ -71,23 +68,8 @@ def serve(root: Path, host: str, port: int) -> None:
         applications: dict[Role, Application] = {"operator": application(read_only=False)}
         if "viewer" in access.passwords:
             applications["viewer"] = application(read_only=True)
-        uvicorn.run(
-            Guard(
-                applications,
-                access,
-                Login(access, Sessions(root / SESSIONS, access.key), root.name),
-                Candidates(root),
-            ),
-            host=host,
-            port=port,
-            log_level="warning",
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=STOP_SECONDS,
-            ws_max_size=MAX_WEBSOCKET_MESSAGE,
-            proxy_headers=bool(access.proxies),
-            forwarded_allow_ips=list(access.proxies),
-        )
+        login = Login(access, Sessions(root / SESSIONS, access.key), root.name)
+        serve_guarded(Guard(applications, access, login, Candidates(root)), access, host, port)
 
 
 def _of_known_runs(application: Application, instance: dg.DagsterInstance) -> Application:

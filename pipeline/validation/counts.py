@@ -29,7 +29,7 @@ class Counts:
     """What one expectation asks of its table.
 
     ``missing`` rows have no value, ``compared`` ones have one. Of the ``unexpected`` ones the first SAMPLES are given,
-    by their numbers, values and ids. ``value`` is the mean or the largest value; NaN where there is none.
+    by their numbers, values and ids. ``value`` is the mean or the largest value; NaN without any value.
     """
 
     columns: Sequence[str]

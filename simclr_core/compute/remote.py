@@ -44,7 +44,8 @@ class Store:
         """The file system, and the folder in it."""
         import fsspec
 
-        return fsspec.core.url_to_fs(self.url, **self.options)  # type: ignore[no-any-return]
+        found: tuple[Any, str] = fsspec.core.url_to_fs(self.url, **self.options)
+        return found
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def add(**arguments):  # Ray takes 127.0.0.1 for the address of the network, and
     for attempt in range(4):  # Ray gives a node 30 seconds to start, which a busy machine may need
         try:
             return started.append(cluster.add_node(node_ip_address=address, **common, **arguments))
-        except Exception:
+        except Exception as error:  # Ray raises just that
+            print(f"attempt {attempt + 1} to start a node: {error}", file=sys.stderr)
             if attempt == 3:
                 raise
 add(include_dashboard=False, temp_dir=folder)

@@ -53,7 +53,7 @@ def shrink(pixels: Samples) -> Image.Image:
 
 
 def contact_sheet(title: str, tiles: Sequence[tuple[str, Image.Image | None]], columns: int = COLUMNS) -> bytes:
-    """A PNG of captioned thumbnails, a blank tile where there is none; 256 colors keep a report's below 200 kB."""
+    """A PNG of captioned thumbnails, a blank tile for each that is missing; 256 colors keep a report's below 200 kB."""
     cell_width, cell_height = TILE + MARGIN, TILE + CAPTION + MARGIN
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (columns * cell_width + MARGIN, 2 * MARGIN + CAPTION + rows * cell_height), PAPER)

@@ -21,8 +21,7 @@ from deploy.folders import unfinished
 from deploy.folders.embedding_writers import ROW_GROUP, WRITERS
 from deploy.folders.folder import Options, embed_files, image_files
 from tests.deploy.conftest import DIM, encoded, make_bundle, make_card, noise
-
-FILES, BAD, BATCH = 23, (3, 4, 17), 2
+from tests.deploy.folders.conftest import BAD, BATCH, FILES
 
 PROGRAM = """
 import sys
@@ -31,15 +30,6 @@ from deploy.folders import unfinished
 unfinished.PART_FILES = 4
 sys.exit(cli.main(sys.argv[1:]))
 """
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(FILES):
-        (folder / f"{number:02d}.png").write_bytes(b"bad" if number in BAD else encoded(noise(number)))
-    return folder
 
 
 @pytest.fixture

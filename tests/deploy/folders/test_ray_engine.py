@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,19 +16,8 @@ from deploy.errors import ClusterError
 from deploy.folders import ray_engine, unfinished
 from deploy.folders.folder import Options, embed_files, image_files
 from deploy.folders.ray_engine import Loaded, Worker, contents_of, embed_on_ray, versions
-from tests.deploy.conftest import encoded, noise
+from tests.deploy.folders.conftest import BATCH
 from tests.deploy.folders.test_addresses import tree
-
-FILES, BAD, BATCH = 23, (3, 4, 17), 2
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(FILES):
-        (folder / f"{number:02d}.png").write_bytes(b"bad" if number in BAD else encoded(noise(number)))
-    return folder
 
 
 @pytest.mark.slow
@@ -42,8 +32,8 @@ def test_the_bytes_are_those_of_the_local_engine(
     command = ["embed", str(bundle), "photos", "--batch-size", str(BATCH), "-o"]
     assert main([*command, "local"]) == 1
 
-    def interrupted(*arguments: object) -> Iterator[Embeddings]:
-        for number, part in enumerate(embed_on_ray(*arguments, loaded)):  # type: ignore[arg-type]
+    def interrupted(*arguments: Any) -> Iterator[Embeddings]:
+        for number, part in enumerate(embed_on_ray(*arguments, loaded)):
             if number == 3:
                 raise KeyboardInterrupt
             yield part

@@ -11,6 +11,8 @@ from pipeline.explore.decisions import Decisions
 from pipeline.explore.serve import guarded, serve
 from pipeline.explore.shown import Shown
 from pipeline.ingest.ingest import ingest
+from pipeline.ui.access import Access, read_access
+from pipeline.ui.sessions import session_key
 from pipeline.validation import manifest
 from pipeline.validation.__main__ import run as validate
 from pipeline.workspace import Workspace
@@ -22,8 +24,12 @@ HERE = {"Host": "127.0.0.1:3100"}
 GIVEN = {"rows": [0], "label": "red", "who": "ada", "why": ""}
 
 
+def access(workspace: Workspace, host: str, **environment: str) -> Access:
+    return read_access(host, environment, session_key(workspace.root))
+
+
 def test_only_the_page_itself_decides(explored: Workspace) -> None:
-    client = TestClient(guarded(explored, "127.0.0.1", {}), headers=HERE)
+    client = TestClient(guarded(explored, access(explored, "127.0.0.1")), headers=HERE)
     assert client.get("/").status_code == 200
     for headers in (
         {"Host": "evil.example"},
@@ -39,7 +45,7 @@ def test_only_the_page_itself_decides(explored: Workspace) -> None:
 
 def test_a_viewer_sees_everything_and_decides_nothing(explored: Workspace) -> None:
     environment = {"SIMCLR_UI_PASSWORD": "operator's", "SIMCLR_UI_VIEWER_PASSWORD": "viewer's"}
-    client = TestClient(guarded(explored, "0.0.0.0", environment), headers=HERE)
+    client = TestClient(guarded(explored, access(explored, "0.0.0.0", **environment)), headers=HERE)
     assert client.get("/points").status_code == 401
     viewer, operator = (("any", password) for password in environment.values().__reversed__())
     assert client.get("/about", auth=viewer).json()["decides"] is False
@@ -59,7 +65,7 @@ def test_another_address_needs_a_password_and_a_map_has_to_be_there(workspace: W
 def test_what_is_labeled_with_the_lasso_is_in_the_manifest_of_the_next_run(explored: Workspace, tmp_path: Path) -> None:
     shown = Shown(explored)
     assert Decisions(explored, shown).actions.keys() == {"label", "test", "refuse", "undo"}
-    with served(guarded(explored, "127.0.0.1", {})) as url, browser(tmp_path / "profile") as tab:
+    with served(guarded(explored, access(explored, "127.0.0.1"))) as url, browser(tmp_path / "profile") as tab:
         tab.call("DOM.enable")
         visit(tab, url)
         rows = shown.search("unlabeled/0001/")
