@@ -133,19 +133,18 @@ def create(directory: Path, recipe: str = DEFAULT, params: str | None = None) ->
 def point_dagster(workspace: Workspace) -> None:
     """Let ``dg dev`` and ``dagster dev`` in the workspace use its records and settings.
 
-    They read ``.env``, which has to name a whole path. After a move of the workspace it is written again; a folder that
-    the user has named stays.
+    They read ``.env``, which has to name a whole path and wins over the environment. So it is written again after a
+    move, and above all in a copy: it would write into the records of the workspace that it was copied from.
     """
     file, root = workspace.root / ".env", str(workspace.root)
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    named = [line.partition("=")[2].strip("'\"") for line in lines if line.startswith("DAGSTER_HOME=")]
     ignored = workspace.root / ".gitignore"
     is_ignored = ignored.is_file() and "/.env" in ignored.read_text(encoding="utf-8").splitlines()
-    if any(Path(one).is_dir() for one in named) or not is_ignored:
-        return
     quoted = root.replace("\\", "\\\\").replace("'", "\\'")
-    kept = [line for line in lines if not line.startswith("DAGSTER_HOME=")]
-    write_atomically(file, "\n".join([*kept, f"DAGSTER_HOME='{quoted}'"]) + "\n")
+    home = f"DAGSTER_HOME='{quoted}'"
+    if is_ignored and home not in lines:
+        kept = [line for line in lines if not line.startswith("DAGSTER_HOME=")]
+        write_atomically(file, "\n".join([*kept, home]) + "\n")
 
 
 def expand_home(name: str) -> Path:

@@ -14,8 +14,6 @@ from dagster._core.instance.types import MayHaveInstanceWeakref
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorState, ScheduleInstigatorData, SensorInstigatorData
 from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, MAX_RETRIES_TAG, ROOT_RUN_ID_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -24,7 +22,6 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, deserialize_value, serialize_value
 from dagster._serdes.config_class import ConfigurableClassData
 from dagster._utils.schedules import get_latest_completed_cron_tick
-from sqlalchemy import func, select
 
 __all__ = [
     "AUTO_RETRY_RUN_ID_TAG",
@@ -75,6 +72,11 @@ def forget_check_results(instance: dg.DagsterInstance) -> int:
     Returns:
         How many results.
     """
+    # With SQLAlchemy and Alembic, a third of a second that each load of the definitions would pay.
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+    from sqlalchemy import func, select
+
     results, storage = AssetCheckExecutionsTable.c, instance.event_log_storage
     assert isinstance(storage, SqlEventLogStorage)
     with storage.index_connection() as database:

@@ -37,7 +37,9 @@ def workspace(tmp_path: Path, empty_workspace: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv(WORKSPACE, raising=False)
     root = tmp_path / "my pictures – ähm"
     shutil.copytree(empty_workspace, root, symlinks=True)
-    return Workspace(root.resolve())
+    copied = Workspace(root.resolve())
+    workspaces.point_dagster(copied)
+    return copied
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A workspace is made whole or not at all, and found from anywhere inside it."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -64,9 +65,9 @@ def test_dagsters_own_commands_use_the_records_of_the_workspace(tmp_path: Path) 
     moved = Workspace(workspace.root.rename(tmp_path / "moved"))
     workspaces.point_dagster(moved)
     assert dotenv_values(moved.root / ".env") == {"TOKEN": "1", "DAGSTER_HOME": str(moved.root)}
-    (moved.root / ".env").write_text(f"DAGSTER_HOME={tmp_path}\n")  # the user's own choice
-    workspaces.point_dagster(moved)
-    assert dotenv_values(moved.root / ".env") == {"DAGSTER_HOME": str(tmp_path)}
+    copied = Workspace(Path(shutil.copytree(moved.root, tmp_path / "copied")))
+    workspaces.point_dagster(copied)
+    assert dotenv_values(copied.root / ".env") == {"TOKEN": "1", "DAGSTER_HOME": str(copied.root)}
 
 
 def test_a_workspace_that_does_not_ignore_the_file_gets_none(workspace: Workspace) -> None:

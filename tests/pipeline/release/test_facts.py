@@ -104,7 +104,8 @@ def test_the_record_in_the_registry_keeps_its_form() -> None:
   "compare": null,
   "gates": {
     "über": "ja"
-  }
+  },
+  "approved": null
 }
 """
     )

@@ -274,10 +274,10 @@ def test_a_run_that_does_not_stop_in_time_is_killed_unless_it_runs_at_a_terminal
 def test_a_run_outlives_the_process_that_launched_it(instance: dg.DagsterInstance) -> None:
     run, launcher = launch(instance, "")
     assert launcher.returncode == 0
-    (worker,) = descendants(RUN, run.run_id)
     launched = instance.get_run_by_id(run.run_id)
     assert launched is not None
-    assert launched.tags[PROCESS] == identify(worker.pid)
+    # By now the worker may have started processes that are its own.
+    assert launched.tags[PROCESS] in [identify(one.pid) for one in descendants(RUN, run.run_id)]
     wait_for(lambda: status_of(instance, run) is Status.SUCCESS, 60, "the end of the run")
     assert (Path(instance.root_directory) / "steps" / "one").read_text().split() == ["0", "1", "2"]
 
