@@ -110,9 +110,12 @@ class NonFiniteLossError(SimclrError):
         self.step = step
         self.keys = list(keys)
         shown = ", ".join(key[:12] for key in self.keys[:4])
-        super().__init__(
+        self.what = (
             f"step {step}: the loss is {loss:g}, the norm of its gradient {gradient_norm:g}; nothing of it was "
-            f"saved. Images: {shown} and {len(self.keys[4:])} more, all in {listed}. `python -m simclr_core replay "
+            f"saved. Images: {shown} and {len(self.keys[4:])} more, all in {listed}"
+        )
+        super().__init__(
+            f"{self.what}. `python -m simclr_core replay "
             f"{step}` shows where it began. Lower pretrain.learning_rate, raise pretrain.temperature, or set "
             "pretrain.precision: float32"
         )

@@ -71,7 +71,8 @@ class Augmentation:
     Solarization inverts the pixels from 0.5 up (Grill et al. 2020, BYOL). View 1 takes ``second_blur`` and
     ``second_solarize`` where they are not None, as the views of BYOL differ. ``interpolation`` is how crops are
     resized: by a triangle, or by the cubic kernel of Pillow, and clamped. Views from number 2 on, ``extra_crops`` of
-    them, take ``extra_crop_scale`` and ``extra_crop_size``, or ``size``: multi-crop (Caron et al. 2020, SwAV).
+    them, take ``extra_crop_scale`` and ``extra_crop_size``, or ``size``: multi-crop (Caron et al. 2020, SwAV). Without
+    ``pair`` an image has view 0 alone, and no extra crops.
 
     Raises:
         AugmentationError: a value is out of its range.
@@ -95,6 +96,7 @@ class Augmentation:
     second_blur: float | None = None
     second_solarize: float | None = None
     extra_crop_size: int | None = None
+    pair: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("size", 1), ("extra_crops", 0), ("extra_crop_size", 1)):
@@ -118,7 +120,7 @@ class Augmentation:
     @property
     def views(self) -> int:
         """How many views an image has."""
-        return MAIN_VIEWS + self.extra_crops
+        return MAIN_VIEWS + self.extra_crops if self.pair else 1
 
     @property
     def is_of_two_sizes(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a step of pretraining minimizes: forward, loss and backward, after which the gradients are in the parameters.
+"""What a step of a training minimizes: forward, loss and backward, after which the gradients are in the parameters.
 
 ``InBatch`` takes its negatives from the global batch. With micro-batches the network sees a few images at a time and
 the loss still all of them (gradient caching: Gao et al. 2021, arXiv 2101.06983): a pass without gradients for every z,
@@ -34,7 +34,8 @@ Views = Tensor | tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The loss over all processes, the same on each, and this one's z of both views, [n, d]; all without gradient."""
+    """The loss over all processes, the same on each, and this one's z of both views, [n, d]; all without gradient.
+    Where a student learns from a teacher, they are what each says of the view."""
 
     loss: Tensor
     first: Tensor
@@ -44,10 +45,11 @@ class Outcome:
 class Objective(Protocol):
     """Gradients of one step into the parameters of ``model``, and whatever else has to live as long as the training."""
 
-    def backward(self, model: nn.Module, views: Views, groups: Tensor | None = None) -> Outcome:
+    def backward(self, model: nn.Module, views: Views, marks: Tensor | None = None, /) -> Outcome:
         """``model`` is the network, or it within DistributedDataParallel, whose gradients are then synchronized once.
-        ``groups``, int64 [images of all processes], are equal for images that must not be each other's negatives.
-        Leaves nothing but gradients, and the buffers of ``model``, changed."""
+        ``marks``, int64 [images of all processes], are what is known of the images: of a contrastive loss groups, equal
+        for images that must not be each other's negatives. Leaves nothing but gradients, and the buffers of ``model``,
+        changed."""
         ...
 
     def update(self) -> None:

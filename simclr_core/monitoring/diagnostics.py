@@ -139,6 +139,7 @@ class Monitor:
     looks at (``own_rows``), as the encoder is served with them; ``mean`` and ``std`` as for ``features.encode``.
     ``pictures`` are small ones of all, for people, where the images are shared among processes. Where an image may have
     several labels, ``sets`` int8 [m, classes] has them, with -1 in the rows of unlabeled images, and ``labels`` none.
+    ``of_head``: whether z is judged as well; logits of two classes differ in one direction, and have not collapsed.
     """
 
     images: Samples
@@ -149,6 +150,7 @@ class Monitor:
     member: Member = ALONE
     pictures: NDArray[np.uint8] | None = None
     sets: NDArray[np.int8] | None = None
+    of_head: bool = True
 
     def measure(self, h: Tensor, head: nn.Module, first: Tensor, second: Tensor) -> Measured:
         """What a look at the features tells; ``h`` [m, d] are the features of all images; it is computed on
@@ -157,10 +159,10 @@ class Monitor:
         ``knn_top1`` and ``probe_top1`` in percent: half of the labeled images are asked about, the other half answers,
         as neighbors or by training a linear classifier; None with fewer than two. Where an image may have several
         labels, both are mean average precisions. Effective rank and spread are those of h, and of z, h through
-        ``head``. Alignment and uniformity are those of z over this process's part of the last batch: ``first`` and
-        ``second`` [n, d].
+        ``head``, or of h again without ``of_head``. Alignment and uniformity are those of z over this process's part of
+        the last batch: ``first`` and ``second`` [n, d].
         """
-        accuracies, z = self.accuracies(h), _projected(head, h)
+        accuracies, z = self.accuracies(h), _projected(head, h) if self.of_head else h
         return {
             "knn_top1": accuracies["knn_top1"],
             "probe_top1": accuracies["probe_top1"],

@@ -1,4 +1,4 @@
-"""What a pretraining run shows while it runs, and leaves when it is done: a record of each look at the features.
+"""What a training shows while it runs, and leaves when it is done: a record of each look at the features.
 
 Records hold nothing that differs when the run is repeated. Rates and durations are shown only.
 """
@@ -34,6 +34,8 @@ NAMED_SHARE = 0.05  # of an epoch: what takes less time is not worth a place in 
 class Progress:
     """On a terminal a bar with images per second and the time left, elsewhere a line per record; besides, TensorBoard,
     the events of ``reporter``, and trackers. With ``quiet`` nothing: for all processes but the first."""
+
+    stage = "pretrain"  # whose events these are
 
     def __init__(
         self,
@@ -139,7 +141,7 @@ class Progress:
                 f"spread {spread[1]:.3g}); pretrain.on_collapse judges the end of the epoch"
             )
             logger.warning(message)
-            emit("progress", stage="pretrain", message=message, collapsed_at_step=step)
+            emit("progress", stage=self.stage, message=message, collapsed_at_step=step)
         return ", COLLAPSED"
 
     def epoch(self, record: Record, seconds: Mapping[str, float]) -> None:
@@ -154,7 +156,7 @@ class Progress:
         tqdm.write(f"{message}; {_largest(seconds)}")
         sys.stdout.flush()
         shown = cast("dict[str, float | None]", {**record, "images_per_second": round(rate, 1), **times})
-        emit("progress", stage="pretrain", message=message, **shown)
+        emit("progress", stage=self.stage, message=message, **shown)
         numbers = {name: value for name, value in shown.items() if name != "epoch" and value is not None}
         for name, value in numbers.items():
             self._board.add_scalar(_tag(name), value, record["epoch"])
@@ -218,11 +220,7 @@ def _tag(name: str) -> str:
 
 def write_history(reports: Path, history: Sequence[Record]) -> None:
     """``pretrain.csv`` and ``curves.png``."""
-    content = io.StringIO()
-    table = csv.DictWriter(content, list(history[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(history)
-    write_atomically(reports / "pretrain.csv", content.getvalue())
+    write_table(reports / "pretrain.csv", history)
     columns: dict[str, list[float | None]] = {
         "NT-Xent loss": [one["loss"] for one in history],
         "learning rate": [one["learning_rate"] for one in history],
@@ -232,3 +230,12 @@ def write_history(reports: Path, history: Sequence[Record]) -> None:
     }
     title = "Pretraining: a falling loss, rising accuracies and a high rank are good; rank 1 is a collapse"
     plots.curves(reports / "curves.png", [one["epoch"] for one in history], columns, title)
+
+
+def write_table(path: Path, history: Sequence[Record]) -> None:
+    """A row for each look at the features."""
+    content = io.StringIO()
+    table = csv.DictWriter(content, list(history[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    write_atomically(path, content.getvalue())

@@ -1,8 +1,8 @@
-"""The batches of pretraining: which images a process sees at a step, and how. A pure function of seed and step.
+"""The batches of a training: which images a process sees at a step, and how. A pure function of seed and step.
 
 The global batch is a slice of the epoch's order, a keyed permutation, shared out by slots, so neither an interruption
 nor the number of processes changes which images meet in a batch. With groups, the second view is of another image of
-the group.
+the group. Distillation has one view of each image, and labels in place of groups.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,9 @@ class _Drawn(NamedTuple):
 
 
 class Batches:
-    """Two views of each of ``batch_size`` images per step, over all processes of the group.
+    """The views of each of ``batch_size`` images per step, over all processes of the group: two of most trainings.
+
+    ``marks`` is what the objective knows of the images: their groups, or an int64 of each of them.
 
     Raises:
         BatchSizeError: more than there are images, or not a multiple, of two or more, of the processes.
@@ -57,7 +59,7 @@ class Batches:
         batch_size: int,
         order: Order | ShardOrder,
         member: Member,
-        groups: Groups | None = None,
+        marks: Groups | NDArray[np.int64] | None = None,
     ) -> None:
         require_shares(batch_size, len(pixels), member.size)
         self.images = pixels.images
@@ -66,7 +68,8 @@ class Batches:
         self.member = member
         self.steps_per_epoch = len(pixels) // batch_size
         self._order = order
-        self._groups = groups
+        self._marks = marks
+        self._groups = marks if isinstance(marks, Groups) else None
         self._pixels = pixels
         self._augmentation = augmentation
         self._channels, self._pixel = card.bands, torch.uint16 if card.channels else torch.uint8
@@ -81,25 +84,28 @@ class Batches:
 
     def sources(self, step: int) -> NDArray[np.int64]:
         """The image behind each view of the global batch, int64 [v batch_size], in the order of ``network_inputs``."""
-        positions = self.positions(step)
-        seconds = self._partners(positions, step // self.steps_per_epoch)
-        return np.concatenate([positions, seconds, *[positions] * (self._augmentation.views - 2)])
+        shown = [self.positions(step)] * self._augmentation.views
+        shown[1:MAIN_VIEWS] = (self._partners(one, step // self.steps_per_epoch) for one in shown[1:MAIN_VIEWS])
+        return np.concatenate(shown)
 
     def keys(self, step: int) -> list[str]:
         """SHA-256 of the raw files behind the global batch, each once."""
         return [self.images.key(position) for position in dict.fromkeys(self.sources(step).tolist())]
 
-    def groups(self, step: int) -> Tensor | None:
-        """int64 [batch_size] of the global batch: equal for images of one group; None: there are no groups."""
-        if self._groups is None:
+    def marks(self, step: int) -> Tensor | None:
+        """int64 [batch_size] of the global batch: equal for images of one group, or what ``marks`` has of each; None:
+        nothing is known of them."""
+        if self._marks is None:
             return None
-        return send({"groups": self._groups.identities(self.positions(step))}, self.member.device)["groups"]
+        marks, positions = self._marks, self.positions(step)
+        found = marks.identities(positions) if isinstance(marks, Groups) else marks[positions]
+        return send({"marks": found}, self.member.device)["marks"]
 
     def network_inputs(self, first: int, last: int) -> Iterator[Views]:
         """This process's normalized views of each step in [first, last): float32 [v n, 3, s, s], n = batch / processes,
-        all first views before all second ones before all extra crops; v is 2 without those. Extra crops of another size
-        are a second tensor. Images are read and decoded ahead, in the background; on a GPU the views of the next step
-        are made ahead too, while the network computes."""
+        all first views before all second ones before all extra crops; v is 2 without those, and 1 without a pair. Extra
+        crops of another size are a second tensor. Images are read and decoded ahead, in the background; on a GPU the
+        views of the next step are made ahead too, while the network computes."""
         share = self.batch_size // self.member.size
         own = slice(self.member.rank * share, (self.member.rank + 1) * share)
         drawn = (self._drawn(self.positions(step)[own], step // self.steps_per_epoch) for step in range(first, last))

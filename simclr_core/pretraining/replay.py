@@ -113,7 +113,7 @@ def _continue_to(step: int, inputs: Inputs, batches: Batches, learner: Learner) 
             f"{schedule.steps}; give a step from {first} to {schedule.steps - 1}"
         )
     for earlier, views in enumerate(batches.network_inputs(first, step), first):
-        gradients(learner, views, step_seed(config.seed, earlier, member.rank), batches.groups(earlier))
+        gradients(learner, views, step_seed(config.seed, earlier, member.rank), batches.marks(earlier))
         update(learner, schedule.rate(earlier) * config.on_collapse.learning_rate_factor**done)
 
 
@@ -127,7 +127,7 @@ def _observe(
     whole = inputs.config.micro_batch_size is None and isinstance(views, Tensor)
     with _Observed(learner.network, whole) as observed:
         seed = step_seed(inputs.config.seed, step, batches.member.rank)
-        loss = float(gradients(learner, views, seed, batches.groups(step)).loss)
+        loss = float(gradients(learner, views, seed, batches.marks(step)).loss)
     looks |= {"layers": observed.looks, "gradients": _gradient_looks(learner.network)}
     return loss, {kind: those[0] for kind, those in looks.items() if those}
 

@@ -1,4 +1,5 @@
-"""The loop of pretraining: a step is views, objective, gradients, optimizer; epochs end with a look at the features.
+"""The loop of every training from images alone: a step is views, objective, gradients, optimizer; epochs end with a
+look at the features. Pretraining and distillation differ in what they build for it.
 
 Killed at any moment, it continues from the last checkpoint and ends with the same weights, bit for bit: every random
 draw is a function of the seed and of the step or sample that it is for.
@@ -51,6 +52,7 @@ class Learner(NamedTuple):
     scaler: LossScaler
     average: WeightAverage | None = None  # of the weights of ``network``, measured and published in their place
     largest_norm: float | None = None  # of the gradient of a step: a longer one is clipped
+    less_memory: str = "set pretrain.micro_batch_size or gradient_checkpointing, lower batch_size or image_size"
 
     @property
     def result(self) -> nn.Sequential:
@@ -118,7 +120,7 @@ def train(
     encoder, head = learner.result
     begun, history, unfinished = resume(folder, learner, member)
     if begun < steps:
-        _dry_batch(learner, next(batches.network_inputs(begun, begun + 1)), batches.groups(begun))
+        _dry_batch(learner, next(batches.network_inputs(begun, begun + 1)), batches.marks(begun))
     progress.start(begun * batches.batch_size)
     ended = observers.judge(learner.state(begun, history, unfinished), member)
     last = begun if ended else steps
@@ -127,7 +129,7 @@ def train(
         readings = Readings(learner.scaler, batches, folder, unfinished)
         for step, views in zip(range(begun, last), inputs, strict=True):
             failpoint("pretrain.step")
-            outcome = gradients(learner, views, step_seed(batches.seed, step, member.rank), batches.groups(step))
+            outcome = gradients(learner, views, step_seed(batches.seed, step, member.rank), batches.marks(step))
             numbers = _numbers(learner, outcome.loss, stop.agreed(member))
             readings.add(step, numbers, outcome.first if progress.shows(step) else None)
             rate = schedule.rate(step) * learning_rate_scale
@@ -234,11 +236,11 @@ def _spread(z: Tensor | None) -> tuple[float, float] | None:
     return effective_rank(z), feature_std(z)
 
 
-def gradients(learner: Learner, views: Views, seed: int, groups: Tensor | None = None) -> Outcome:
+def gradients(learner: Learner, views: Views, seed: int, marks: Tensor | None = None) -> Outcome:
     """Forward and backward pass of a step; the gradients are then in the parameters."""
     torch.manual_seed(seed)  # for networks that draw: stochastic depth
     learner.optimizer.zero_grad()
-    outcome = learner.objective.backward(learner.model, views, groups)
+    outcome = learner.objective.backward(learner.model, views, marks)
     learner.scaler.unscale(learner.optimizer)
     return outcome
 
@@ -305,15 +307,15 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()[:8])
 
 
-def _dry_batch(learner: Learner, views: Views, groups: Tensor | None = None) -> None:
+def _dry_batch(learner: Learner, views: Views, marks: Tensor | None = None) -> None:
     """A forward and backward pass that leaves no trace: what does not fit or match fails before anything is written."""
     try:
         with buffers_kept(learner.model):
-            learner.objective.backward(learner.model, views, groups)
+            learner.objective.backward(learner.model, views, marks)
     except torch.OutOfMemoryError as error:
         raise BatchSizeError(
-            f"a step over {sum(map(len, by_size(views)))} views per process needs more memory than the device has; set "
-            "pretrain.micro_batch_size or gradient_checkpointing, lower batch_size or image_size, or use more processes"
+            f"a step over {sum(map(len, by_size(views)))} views per process needs more memory than the device has; "
+            f"{learner.less_memory}, or use more processes"
         ) from error
     learner.model.zero_grad()
 

@@ -59,5 +59,5 @@ def test_a_step_of_views(
         counts = count(lambda: batches._inputs(drawn))
         assert (counts.blocking_copies, counts.read_backs, counts.waits) == (0, 0, 0), counts.names
         assert counts.kernels <= most, counts.names
-        asked = count(lambda: batches.groups(0))
+        asked = count(lambda: batches.marks(0))
         assert (asked.blocking_copies, asked.read_backs) == (0, 0), asked.names

@@ -64,13 +64,13 @@ def test_second_views_are_of_another_image_of_the_group(prepared: Path) -> None:
         views = grouped._augmentation.ragged_view(images, ViewDraws(0, draws))
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.4,) * 3, (0.3,) * 3))
         torch.testing.assert_close(inputs[16:32], (views - mean) / std)
-        groups = grouped.groups(step)
+        groups = grouped.marks(step)
         assert groups is not None
         assert len(set(groups[alone].tolist()) | set(FOURS)) == alone.sum() + len(set(FOURS))
         assert groups[~alone].tolist() == FOURS[positions][~alone].tolist()
         keys = grouped.keys(step)
         assert keys == [grouped.images.key(one) for one in dict.fromkeys([*positions, *seconds])]
-    assert plain.groups(0) is None
+    assert plain.marks(0) is None
     assert len(plain.keys(0)) == 16
 
 
@@ -81,8 +81,8 @@ def test_steps_and_processes_draw_the_same_partners(prepared: Path) -> None:
     halves = [next(one.network_inputs(8, 9)) for one in shares]
     for view in (0, 1):
         torch.testing.assert_close(torch.cat([half.chunk(2)[view] for half in halves]), whole.chunk(2)[view])
-    groups = batches(prepared, True).groups(8)
-    assert all(torch.equal(one.groups(8), groups) for one in shares)
+    groups = batches(prepared, True).marks(8)
+    assert all(torch.equal(one.marks(8), groups) for one in shares)
 
 
 @pytest.mark.seconds
@@ -158,7 +158,7 @@ def a_step(rank: int, size: int, workspace: Path) -> dict[str, torch.Tensor]:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 8)).double()
     distributed = model if size == 1 else torch.nn.parallel.DistributedDataParallel(model)
     views = next(source.network_inputs(3, 4)).double()
-    loss = InBatch(nt_xent, 0.2, torch.float32, 3).backward(distributed, views, source.groups(3)).loss
+    loss = InBatch(nt_xent, 0.2, torch.float32, 3).backward(distributed, views, source.marks(3)).loss
     return {"loss": loss, **{name: one.grad for name, one in model.named_parameters() if one.grad is not None}}
 
 

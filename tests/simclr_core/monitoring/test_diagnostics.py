@@ -140,6 +140,8 @@ def test_the_monitor_measures_h_and_z_and_changes_nothing() -> None:
     assert measured["alignment"] == pytest.approx(alignment(first, second), rel=1e-5)
     assert measured["uniformity"] == pytest.approx(uniformity(first), rel=1e-5)
     assert tuple(measured) == MEASURED
+    alone = replace(watched, of_head=False).measure(h, head, first, second)
+    assert alone == {**measured, "effective_rank_z": alone["effective_rank"], "feature_std_z": alone["feature_std"]}
     assert all(module.training for module in network.modules())
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())

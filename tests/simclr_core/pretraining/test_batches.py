@@ -161,3 +161,18 @@ def test_the_whole_dataset_may_be_one_batch(prepared: Path) -> None:
     source = batches(prepared, batch_size=96)
     assert source.steps_per_epoch == 1
     assert len(source.keys(0)) == len(set(source.keys(0))) == 96
+
+
+def test_without_a_pair_an_image_has_its_first_view_alone_and_marks_are_by_image(prepared: Path) -> None:
+    folder = prepared / "data" / "prepared"
+    pixels, marks = TrainingImages(ShardedImages(folder / "train")), np.arange(96) * 7
+
+    def source(pair: bool, marks: np.ndarray | None = None) -> Batches:
+        augmentation, alone = Augmentation(16, crop_scale=(0.5, 1.0), pair=pair), Member(0, 1, CPU)
+        return Batches(pixels, read_card(folder), augmentation, 16, Order(0, 96), alone, marks)
+
+    single, usual = source(False, marks), source(True)
+    assert torch.equal(next(single.network_inputs(7, 8)), next(usual.network_inputs(7, 8))[:16])
+    assert single.sources(7).tolist() == single.positions(7).tolist()
+    assert single.marks(7).tolist() == (single.positions(7) * 7).tolist()
+    assert [len(row) for row in single.pictures(3, epochs=2)] == [2, 2, 2]
