@@ -36,10 +36,12 @@ def ingest(
               simclr ingest ~/photos '~/scans/*.png' s3://bucket/camera-7
               simclr ingest --undo 0003
     """
-    from pipeline import params, preflight
+    from pipeline import params
     from pipeline.ingest import undo as taking_back
     from pipeline.ingest.ingest import ingest as ingest_sources
     from pipeline.ingest.unfinished import find_interrupted
+    from pipeline.preflight.images import ingested
+    from pipeline.preflight.minimums import warnings
     from pipeline.release.champion import pin_first
 
     if undo is not None:  # also empty, as of a variable that a script has not set
@@ -60,7 +62,7 @@ def ingest(
             f"warning: no file of batch {redo} is in {', '.join(found)}; name where they are: `simclr ingest FOLDER`"
         )
     pin_first(workspace)
-    for warning in preflight.warnings(workspace, preflight.ingested(workspace)):
+    for warning in warnings(workspace, ingested(workspace)):
         click.echo(f"warning: {warning}")
 
 
@@ -79,7 +81,8 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
               simclr run --set pretrain.epochs=100 --set pretrain.temperature=0.2
               simclr run --select linear_eval --select finetune@0.01
     """
-    from pipeline import params, preflight, waiting
+    from pipeline import params, waiting
+    from pipeline.preflight import requirements
     from pipeline.release.registry import open_registry
     from pipeline.retraining import completed
 
@@ -91,7 +94,7 @@ def run(workspace: Workspace, stages: tuple[str, ...], values: tuple[str, ...], 
         select(workspace, stages)  # a name that is refused is, before anything is written
     for line in params.complete(workspace):
         click.echo(line)
-    preflight.apply(workspace, parse_assignments(values))
+    requirements.apply(workspace, parse_assignments(values))
     sources = params.read(workspace).retraining.sources
     if not stages and completed.has_nothing_to_do(workspace, sources):
         click.echo("nothing to do: no image is new, and every stage is as the last run left it")

@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from pipeline import params, preflight
+from pipeline import params
 from pipeline.cli.options import pass_workspace
 from pipeline.errors import ParamsError
 from pipeline.params import Params
+from pipeline.preflight import requirements
 from pipeline.recipes.recipe import is_auto
 from pipeline.workspace import Workspace, expand_home
 from simclr_core.encoder_names import RESNETS
@@ -67,7 +68,7 @@ def begin_with(workspace: Workspace, source: str, encoder: str | None, image_siz
         values |= {"pretrain.image_size": str(side), "pretrain.resize": "null", "prepare.short_side": "null"}
 
     def place(changed: Params) -> None:
-        preflight.require(workspace, changed, path)
+        requirements.require(workspace, changed, path)
         if path is not None:
             _copy(path, workspace.root / FOLDER / name)
 

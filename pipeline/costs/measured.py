@@ -19,7 +19,7 @@ from pipeline.costs.images import measure_images
 from pipeline.costs.model import ImageCosts, Measured
 from pipeline.errors import ParamsError
 from pipeline.params import Params
-from pipeline.preflight import Images
+from pipeline.preflight.images import Images
 from simclr_core.monitoring.unit_costs import TrainingSet, UnitCosts
 
 FILE = Path(".simclr") / "measured.json"

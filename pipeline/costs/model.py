@@ -15,7 +15,7 @@ from math import ceil
 from deploy.plural import duration
 from pipeline.maintenance.disk import size
 from pipeline.params import Params
-from pipeline.preflight import Images
+from pipeline.preflight.images import Images
 from simclr_core.evaluation.fewest import CALIBRATION_LABELS, fold_count
 from simclr_core.monitoring.unit_costs import UnitCosts
 

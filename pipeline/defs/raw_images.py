@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from deploy.plural import counted
-from pipeline import preflight
 from pipeline.costs import record
 from pipeline.costs.model import Cost
 from pipeline.defs.approval import RELEASED
@@ -22,6 +21,9 @@ from pipeline.errors import PipelineError, UnfinishedError
 from pipeline.maintenance import disk
 from pipeline.maintenance.storage import require_space
 from pipeline.params import complete, read
+from pipeline.preflight import requirements
+from pipeline.preflight.images import ingested
+from pipeline.preflight.minimums import warnings
 from pipeline.recipes.recipe import is_auto
 from pipeline.validation.verdict.overrides import settle
 from pipeline.workspace import Workspace
@@ -68,7 +70,7 @@ def raw_images(
                 context.log.info(f"raw_images: {chosen}")
         for added in complete(workspace):
             context.log.info(f"raw_images: {added}")
-        preflight.apply(workspace, config.settings())
+        requirements.apply(workspace, config.settings())
         for expired in settle(workspace.overrides, date.today()):
             context.log.info(f"raw_images: no longer {expired.action}: {expired.sha256[:12]} ({expired.why})")
         completed.begin(workspace, context.run.run_id)
@@ -87,7 +89,7 @@ def raw_images(
         else:
             for line in (*result.understood, result):
                 context.log.info(f"raw_images: {line}")
-            for warning in preflight.warnings(workspace, preflight.ingested(workspace)):
+            for warning in warnings(workspace, ingested(workspace)):
                 context.log.warning(f"raw_images: {warning}")
         selected = context.run.asset_selection  # empty: all
         if not selected or RELEASED in selected:

@@ -24,7 +24,8 @@ from pipeline.ingest.found import Found
 from pipeline.ingest.layout import Reading, read_layout
 from pipeline.ingest.news import NOT_AN_IMAGE, Content, Listing, find_new, read_source, why_no_image
 from pipeline.ingest.raw import UNDONE, age, batches, read_some
-from pipeline.ingest.relisting import Details, Terms, Waiting, read_details, read_state, relist
+from pipeline.ingest.relisting.relist import relist
+from pipeline.ingest.relisting.store import Details, Terms, Waiting, read_details, read_state
 from pipeline.ingest.sources import Address, Source, locate
 from pipeline.ingest.stamps import Key, Stamps
 from pipeline.ingest.undo import KeptOut

@@ -31,7 +31,7 @@ from pipeline.ingest.found import Found, find
 from pipeline.ingest.labels.groups import describe_groups
 from pipeline.ingest.news import Content, describe_news, find_new
 from pipeline.ingest.raw import REPLACED, next_name
-from pipeline.ingest.relisting import Terms, note_ingested, write_state
+from pipeline.ingest.relisting.store import Terms, note_ingested, write_state
 from pipeline.ingest.sources import GRANULARITY_SECONDS, Source, find_repeated, list_source, unique
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.understood import tabulate

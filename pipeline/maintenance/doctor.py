@@ -14,7 +14,7 @@ from pathlib import Path
 from deploy.errors import DeployError
 from deploy.failure import describe
 from deploy.plural import counted
-from pipeline import params, preflight
+from pipeline import params
 from pipeline.config import StorageConfig
 from pipeline.dvc import cache, client, locks, purged
 from pipeline.dvc.versions import WORKSPACE
@@ -23,6 +23,9 @@ from pipeline.git import Git
 from pipeline.ingest.raw import batches
 from pipeline.maintenance.disk import GIGABYTE, size, usage
 from pipeline.maintenance.state import unkept
+from pipeline.preflight import requirements
+from pipeline.preflight.images import ingested
+from pipeline.preflight.minimums import warnings
 from pipeline.workspace import Workspace, find, how_to_write, unwritable
 from simclr_core.compute import cluster_check
 from simclr_core.errors import DeviceError, SimclrError
@@ -148,14 +151,14 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
 def _preflight(workspace: Workspace, settings: params.Params) -> Iterator[Finding]:
     """What would end a run, and what the numbers of images do not allow."""
     try:
-        for missing in preflight.unmet(workspace, settings):
+        for missing in requirements.unmet(workspace, settings):
             what, _, fix = missing.partition("; ")
             yield Finding("params.yaml", False, what, fix)
     except DvcError:
         pass  # the remote has its own finding
     if batches(workspace.raw):
         try:
-            found = preflight.warnings(workspace, preflight.ingested(workspace))
+            found = warnings(workspace, ingested(workspace))
         except FileNotFoundError as error:
             yield Finding("images", False, f"{error.filename} is missing", "dvc checkout data/raw.dvc")
             return

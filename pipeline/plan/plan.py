@@ -17,8 +17,8 @@ from pipeline.ingest.files.selection import Selection
 from pipeline.ingest.found import News, count_news
 from pipeline.ingest.raw import batches, next_name, read_bytes
 from pipeline.params import Params, read
-from pipeline.preflight import Images, ingested
-from pipeline.preflight import shortages as minimums
+from pipeline.preflight.images import Images, ingested
+from pipeline.preflight.minimums import too_few
 from pipeline.proposal.choose import choose
 from pipeline.proposal.collection import Collection, examine, share_of
 from pipeline.recipes.recipe import is_auto
@@ -112,7 +112,7 @@ def _plan(workspace: Workspace, project: Project, work: Work, note: str, left: f
     notes = [note, *([f"not estimated, being stages of your own: {', '.join(unknown)}"] if unknown else [])]
     plan = Plan({name: None if name in left else cost for name, cost in costs.items()}, tuple(notes))
     free, memory = shutil.disk_usage(workspace.root).free, psutil.virtual_memory().total
-    few = minimums(work.images, work.params, work.released)
+    few = too_few(work.images, work.params, work.released)
     return replace(plan, shortages=tuple(shortages(plan.total, free, memory)), warnings=tuple(few))
 
 

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from deploy.artifact import publish
 from deploy.images.background import WHITE
 from deploy.plural import counted
-from pipeline import preflight
 from pipeline.config import PrepareConfig
 from pipeline.dvc.cache import objects_folder
 from pipeline.errors import GateError
 from pipeline.params import read
+from pipeline.preflight.images import Image, count
+from pipeline.preflight.minimums import lost_classes, warnings
 from pipeline.prepare.canonical import RESTORE, StoredForm
 from pipeline.prepare.kept_parts import KeptParts
 from pipeline.prepare.parts import keys_of, prepare_parts, write_originals
@@ -224,6 +225,6 @@ def _what_is_said(workspace: Workspace, accepted: pl.DataFrame) -> Said:
 def _warn(workspace: Workspace, accepted: pl.DataFrame) -> None:
     """Say what the labels will not do, before hours go into the stages to come."""
     refused = pl.read_parquet(workspace.manifest / "quarantine.parquet", columns=["label"])["label"]
-    found = preflight.count(map(preflight.Image._make, accepted.select("split", "label", "batch").iter_rows()))
-    for warning in [*preflight.lost_classes(found, refused.unique()), *preflight.warnings(workspace, found)]:
+    found = count(map(Image._make, accepted.select("split", "label", "batch").iter_rows()))
+    for warning in [*lost_classes(found, refused.unique()), *warnings(workspace, found)]:
         emit("progress", stage="prepare", message=f"warning: {warning}")

@@ -14,8 +14,8 @@ from pipeline.costs.shortages import shortages
 from pipeline.dvc.project import GRAPH, load, stage_names
 from pipeline.ingest.files.selection import ALL, Selection
 from pipeline.params import Params, read
-from pipeline.preflight import Images
-from pipeline.preflight import shortages as minimums
+from pipeline.preflight.images import Images
+from pipeline.preflight.minimums import too_few
 from pipeline.proposal import budget
 from pipeline.proposal.collection import examine
 from pipeline.proposal.judging import Judging
@@ -68,7 +68,7 @@ def choose(root: Path, sources: Sequence[str], time: str | None = None, ingest: 
     params, measured = _read(text), proposal.trial.measured
     needed = total(stage_costs(_work(params, proposal.images, measured), stages).values())
     lacking = shortages(needed, machine.free_disk_gigabytes * GIGABYTE, machine.memory_gigabytes * GIGABYTE)
-    notes = [*minimums(proposal.images, params, released=False), *lacking]
+    notes = [*too_few(proposal.images, params, released=False), *lacking]
     shown = [
         *describe(proposal, collection, machine, notes),
         "",

@@ -25,7 +25,7 @@ from pipeline.ingest.layout import Place, read_layout
 from pipeline.ingest.raw import next_name
 from pipeline.ingest.sources import Source, find_repeated, list_source, unique
 from pipeline.ingest.understood import list_notes
-from pipeline.preflight import Images
+from pipeline.preflight.images import Images
 from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
 from pipeline.validation.probe.pool import isolated_map
 

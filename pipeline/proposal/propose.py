@@ -13,7 +13,7 @@ from deploy.images.background import LEVELS, WHITE
 from deploy.images.preprocess import MOST_PIXELS
 from deploy.plural import counted, duration, listed
 from pipeline.config import GatesConfig, ValidateConfig
-from pipeline.preflight import Images
+from pipeline.preflight.images import Images
 from pipeline.proposal.class_folders import look_like_classes, note_mixed_folders
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import Glance

@@ -8,7 +8,7 @@ import numpy as np
 
 from deploy.plural import duration
 from pipeline.costs.model import Measured
-from pipeline.preflight import Images
+from pipeline.preflight.images import Images
 from pipeline.proposal.collection import Collection
 from pipeline.proposal.glance import SIDES
 from pipeline.proposal.judging import Judging, choose_judging

@@ -33,7 +33,7 @@ from pipeline.dvc.purged import Purge
 from pipeline.dvc.versions import WORKSPACE
 from pipeline.errors import DvcError, ParamsError, ReleaseError, WorkspaceError
 from pipeline.ingest.raw import OCCURRENCES, UNDONE, batches, list_tar, read_records, tars
-from pipeline.ingest.relisting import LISTINGS
+from pipeline.ingest.relisting.store import LISTINGS
 from pipeline.ingest.stamps import STAMPS
 from pipeline.maintenance.state import keep
 from pipeline.params import read

@@ -17,7 +17,8 @@ from pipeline.dvc.project import RAW, Locked, Recorded, read_lock, read_tracked
 from pipeline.ingest.files.listing import File
 from pipeline.ingest.files.selection import Selection
 from pipeline.ingest.raw import batches, count_contents
-from pipeline.ingest.relisting import Terms, Waiting, relist
+from pipeline.ingest.relisting.relist import relist
+from pipeline.ingest.relisting.store import Terms, Waiting
 from pipeline.ingest.sources import Source, find_repeated, list_source, unique
 from pipeline.ingest.stamps import STAMPS, Key, Stamps
 from pipeline.ingest.unfinished import look

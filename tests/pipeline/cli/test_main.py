@@ -264,7 +264,7 @@ def test_a_database_on_a_full_disk_is_one_line(
     def refuse(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("pipeline.preflight.apply", refuse)
+    monkeypatch.setattr("pipeline.preflight.requirements.apply", refuse)
     assert simclr(monkeypatch, "--workspace", str(workspace.root), "run") == 2
     assert capsys.readouterr().err == (
         "error: a database of the workspace: database or disk is full; `simclr doctor` looks for the cause\n"
@@ -277,7 +277,7 @@ def test_an_error_of_the_system_is_one_line(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(workspace.params))
 
-    monkeypatch.setattr("pipeline.preflight.apply", refuse)
+    monkeypatch.setattr("pipeline.preflight.requirements.apply", refuse)
     assert simclr(monkeypatch, "--workspace", str(workspace.root), "run") == 2
     assert "params.yaml: Permission denied; give this user access to it" in capsys.readouterr().err
 

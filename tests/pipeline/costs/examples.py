@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from pipeline import params as all_params
 from pipeline.costs.model import ImageCosts, Measured
 from pipeline.params import Params
-from pipeline.preflight import Images
+from pipeline.preflight.images import Images
 from pipeline.workspace import Workspace, template
 from simclr_core.monitoring.unit_costs import UnitCosts
 

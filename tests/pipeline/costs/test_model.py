@@ -8,7 +8,7 @@ import pytest
 from pipeline.costs import model
 from pipeline.costs.model import Cost, Work, total
 from pipeline.dvc.project import stage_names
-from pipeline.preflight import Images
+from pipeline.preflight.images import Images
 from pipeline.workspace import template
 from simclr_core.data import label_sets
 from tests.pipeline.costs.examples import IMAGES, MEASURED, UNIT, read_params

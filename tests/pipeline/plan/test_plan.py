@@ -23,7 +23,7 @@ from pipeline.params import read
 from pipeline.plan import plan as plans
 from pipeline.plan.plan import NOTHING, Plan, correct, leave, make, with_new
 from pipeline.plan.render import document, table
-from pipeline.preflight import Images
+from pipeline.preflight.images import Images
 from pipeline.proposal import choose as choosing
 from pipeline.proposal.collection import share_of
 from pipeline.retraining.inbox import survey

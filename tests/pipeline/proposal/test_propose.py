@@ -18,7 +18,8 @@ from pipeline import params
 from pipeline import workspace as workspaces
 from pipeline.errors import IngestError
 from pipeline.ingest.layout import Place
-from pipeline.preflight import Images, shortages
+from pipeline.preflight.images import Images
+from pipeline.preflight.minimums import too_few
 from pipeline.proposal import collection as collections
 from pipeline.proposal.collection import Collection, examine
 from pipeline.proposal.glance import SIDES, Glance, glance, read_glance
@@ -111,7 +112,7 @@ def test_the_proposal_is_sensible(tmp_path: Path, make: Folder, expected: Expect
     optional = {"ingest.class_folders", "ingest.hold_out", "validate.max_megapixels"}
     assert not optional & chosen.keys() - expected.keys.keys() - ({"ingest.hold_out"} if expected.keys else set())
     read = assert_valid(tmp_path, proposal, found, LAPTOP)
-    assert expected.note in " ".join([*shortages(proposal.images, read, released=False), *proposal.notes])
+    assert expected.note in " ".join([*too_few(proposal.images, read, released=False), *proposal.notes])
 
 
 def assert_valid(tmp_path: Path, proposal: Proposal, found: Collection, machine: Machine) -> params.Params:

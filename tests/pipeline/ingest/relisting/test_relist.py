@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from pipeline.errors import IngestError
-from pipeline.ingest import relisting
 from pipeline.ingest.files.listing import folder_stamp
 from pipeline.ingest.ingest import ingest
-from pipeline.ingest.relisting import KEPT_SECONDS, LISTINGS
+from pipeline.ingest.relisting import relist, store
+from pipeline.ingest.relisting.store import KEPT_SECONDS, LISTINGS
 from pipeline.retraining.confirmed import count_files
 from pipeline.retraining.inbox import survey
 from pipeline.workspace import Workspace
@@ -49,9 +49,9 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return list_folder(path)
 
     found: list[str] = []
-    scandir, list_folder = os.scandir, relisting.list_folder
-    monkeypatch.setattr(relisting, "folder_stamp", stamp)
-    monkeypatch.setattr(relisting, "list_folder", listed)
+    scandir, list_folder = os.scandir, relist.list_folder
+    monkeypatch.setattr(relist, "folder_stamp", stamp)
+    monkeypatch.setattr(relist, "list_folder", listed)
     return found
 
 
@@ -91,9 +91,9 @@ def test_a_file_overwritten_in_place_shows_when_the_listing_is_old(
     assert survey(filled, INBOX, 0.0).new_files == 1, "as the schedule looks"
     put(filled, "unlabeled/camera 0/002.png", encode(draw(0, 998)), age=1800)
     now = time.time()
-    monkeypatch.setattr(relisting.time, "time", lambda: now + HOUR + 1)
+    monkeypatch.setattr(time, "time", lambda: now + HOUR + 1)
     assert survey(filled, INBOX, HOUR).new_files == 2
-    monkeypatch.setattr(relisting.time, "time", lambda: now - 60)  # the clock was set back
+    monkeypatch.setattr(time, "time", lambda: now - 60)  # the clock was set back
     put(filled, "unlabeled/camera 0/004.png", encode(draw(0, 997)), age=1800)
     assert survey(filled, INBOX, HOUR).new_files == 3
 
@@ -138,7 +138,7 @@ def test_a_folder_that_changed_a_moment_ago_is_listed_again(filled: Workspace) -
 
 def test_the_times_of_a_folder_change_with_its_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a copy sets them back, as rsync does at its end."""
-    monkeypatch.setattr(relisting, "SETTLED_SECONDS", -60.0)
+    monkeypatch.setattr(relist, "SETTLED_SECONDS", -60.0)
     (tmp_path / "a").mkdir()
     os.utime(tmp_path, (1e9, 1e9))
     before = folder_stamp(str(tmp_path))
@@ -173,7 +173,7 @@ def test_a_listing_that_may_be_older_than_what_is_kept_is_kept(
     survey(filled, ["inbox/test"], 1e9)
     survey(filled, ["inbox/unlabeled"], 1e9)
     now = time.time()
-    monkeypatch.setattr(relisting.time, "time", lambda: now + KEPT_SECONDS + HOUR)
+    monkeypatch.setattr(time, "time", lambda: now + KEPT_SECONDS + HOUR)
     assert survey(filled, ["inbox/unlabeled"], 1e9).files == 24
     with closing(sqlite3.connect(filled.scratch / LISTINGS)) as database:
         assert database.execute("SELECT count(*) FROM source").fetchone() == (1,), "of a source that is listed no more"
@@ -206,7 +206,7 @@ def test_a_damaged_store_costs_time_and_nothing_else(
     path = filled.scratch / LISTINGS
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         if damage == "locked":
-            monkeypatch.setattr(relisting, "WAIT_SECONDS", 0.01)
+            monkeypatch.setattr(store, "WAIT_SECONDS", 0.01)
             database.execute("BEGIN IMMEDIATE")
         elif damage == "version":
             database.execute("PRAGMA user_version = 99")
@@ -237,7 +237,7 @@ def test_a_long_listing_of_a_bucket_is_used_again_for_a_while(
 
         passed = [0.0]
         monkeypatch.setattr(made, "find", slow)
-        monkeypatch.setattr(relisting.time, "time", lambda: now + passed[0])
+        monkeypatch.setattr(time, "time", lambda: now + passed[0])
         assert survey(workspace, ["bucket://camera"], HOUR).new_files == 1
         upload("camera/1.png", b"two")
         passed[0] += 50

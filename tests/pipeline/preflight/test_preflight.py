@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import params, preflight
+from pipeline import params
 from pipeline.dvc.client import execute
 from pipeline.environment import SIGNING_KEY_FILE
 from pipeline.errors import ParamsError
 from pipeline.ingest.ingest import ingest
 from pipeline.params import BLOCKS, Params
-from pipeline.preflight import Images
+from pipeline.preflight import minimums, requirements
+from pipeline.preflight.images import Images, ingested
 from pipeline.workspace import Workspace
 from simclr_core.data import label_sets
 from simclr_core.evaluation.paired_comparison import lower_bound
@@ -42,13 +43,13 @@ def described(*of: object, released: bool = False) -> list[str]:
     """The sentences of ``minimums`` that are not reached, with every parameter's default."""
     given = images(*of)  # type: ignore[arg-type]
     defaults = Params(**{name: block() for name, block in BLOCKS.items()})  # type: ignore[arg-type]
-    rows = preflight.minimums(given, defaults, released)
+    rows = minimums.minimums(given, defaults, released)
     return [str(one) for one in rows if one.found < one.least]
 
 
 def test_a_workspace_as_it_is_made_lacks_nothing(workspace: Workspace) -> None:
-    assert preflight.unmet(workspace, params.read(workspace)) == []
-    preflight.apply(workspace, {})
+    assert requirements.unmet(workspace, params.read(workspace)) == []
+    requirements.apply(workspace, {})
 
 
 @pytest.mark.parametrize(
@@ -64,10 +65,10 @@ def test_what_is_missing_is_refused_with_the_fix_and_not_written(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], names: list[str]
 ) -> None:
     monkeypatch.setattr("simclr_core.monitoring.trackers.find_spec", lambda _: None)
-    monkeypatch.setattr("pipeline.preflight.find_spec", lambda _: None)
+    monkeypatch.setattr("pipeline.preflight.requirements.find_spec", lambda _: None)
     before = workspace.params.read_text()
     with pytest.raises(ParamsError) as refused:
-        preflight.apply(workspace, values)
+        requirements.apply(workspace, values)
     assert all(name in str(refused.value) for name in names)
     assert workspace.params.read_text() == before
 
@@ -89,19 +90,19 @@ def test_a_key_that_cannot_sign_releases_is_refused_and_never_repeated(
     for value, message in given.items():
         monkeypatch.setenv(SIGNING_KEY_FILE, value)
         with pytest.raises(ParamsError, match=message) as refused:
-            preflight.apply(workspace, {})
+            requirements.apply(workspace, {})
         assert key.read_text().splitlines()[1] not in str(refused.value)
     monkeypatch.setenv(SIGNING_KEY_FILE, str(key))
-    preflight.apply(workspace, {})
+    requirements.apply(workspace, {})
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ParamsError, match=": signatures need ssh-keygen of OpenSSH; install"):
-        preflight.apply(workspace, {})
+        requirements.apply(workspace, {})
 
 
 @pytest.mark.seconds
 def test_with_a_remote_none_is_missing(workspace: Workspace, tmp_path: Path) -> None:
     execute(workspace.root, "remote", "add", "--default", "here", str(tmp_path / "remote"))
-    preflight.apply(workspace, {"release.require_remote": "true"})
+    requirements.apply(workspace, {"release.require_remote": "true"})
     assert params.read(workspace).release.require_remote
 
 
@@ -139,7 +140,7 @@ def test_too_few_test_images_for_the_gate_are_a_warning_once_there_is_a_champion
 
 @pytest.mark.parametrize(("max_loss", "confidence"), [(0.02, 0.95), (0.05, 0.9), (0.001, 0.99), (1.0, 0.95)])
 def test_the_fewest_images_for_the_gate_are_those_at_which_its_bound_passes(max_loss: float, confidence: float) -> None:
-    least = preflight.images_for_proof(max_loss, confidence)
+    least = minimums.images_for_proof(max_loss, confidence)
     assert lower_bound(least, 0, 0, confidence) > -max_loss
     assert least == 1 or not lower_bound(least - 1, 0, 0, confidence) > -max_loss
 
@@ -158,7 +159,7 @@ def test_a_small_batch_is_reported_to_go_without_the_checks_of_drift() -> None:
 def test_a_sample_too_small_for_the_check_of_drift_is_named(workspace: Workspace) -> None:
     params.override(workspace, {"embedding_drift.batch_images": "40"})
     params.override(workspace, {"embedding_drift.min_images": "50"})
-    found = [one for one in preflight.warnings(workspace, images(UNLABELED, [])) if "compared" in one]
+    found = [one for one in minimums.warnings(workspace, images(UNLABELED, [])) if "compared" in one]
     assert found == [
         "only 40 compared images, and embedding_drift.min_images needs 50: drift is never checked; "
         "raise embedding_drift.batch_images"
@@ -176,7 +177,7 @@ def test_a_sample_too_small_for_the_check_of_drift_is_named(workspace: Workspace
 def test_labels_without_use_are_named(
     workspace: Workspace, train: list[str | None], test: list[str | None], expected: str
 ) -> None:
-    assert any(one.startswith(expected) for one in preflight.warnings(workspace, images(train, test)))
+    assert any(one.startswith(expected) for one in minimums.warnings(workspace, images(train, test)))
 
 
 @pytest.mark.seconds
@@ -187,7 +188,7 @@ def test_what_was_ingested_is_counted_with_its_labels_and_batches(workspace: Wor
     ingest(workspace)
     put(workspace, "unlabeled/new.png", picture(20))
     ingest(workspace)
-    found = preflight.ingested(workspace)
+    found = ingested(workspace)
     assert found.train == {"cat": 3, None: 1}
     assert found.test == {"dog": 3}
     assert found.batches == {"0001": 3, "0002": 1}
@@ -195,9 +196,9 @@ def test_what_was_ingested_is_counted_with_its_labels_and_batches(workspace: Wor
 
 def test_a_class_of_which_all_images_are_quarantined_is_named() -> None:
     labels = ["a", "d", None]
-    found = list(preflight.lost_classes(images(["a", None], ["b"]), labels))
+    found = list(minimums.lost_classes(images(["a", None], ["b"]), labels))
     assert found == ["all images labeled 'd' are quarantined: `simclr quarantine list` says why"]
-    assert list(preflight.lost_classes(images(["a", None], ["d"]), labels)) == []
+    assert list(minimums.lost_classes(images(["a", None], ["d"]), labels)) == []
 
 
 GIVEN = {"pretrain.init": "weights", "pretrain.weights": "{source: w.pth, mean: [0, 0, 0], std: [1, 1, 1]}"}
@@ -211,28 +212,28 @@ def save_encoder(workspace: Workspace, width: float, seed: int = 1) -> None:
 @pytest.mark.seconds
 def test_weights_are_tried_before_the_run(workspace: Workspace) -> None:
     with pytest.raises(ParamsError, match=r"w\.pth: does not exist \(the folder is empty\); copy the file there"):
-        preflight.apply(workspace, GIVEN)
+        requirements.apply(workspace, GIVEN)
     save_encoder(workspace, 0.25)
     with pytest.raises(
         ParamsError, match=r"w\.pth: is not of resnet10 of width 0\.125, compact for 16 pixels, of which"
     ):
-        preflight.apply(workspace, GIVEN)
+        requirements.apply(workspace, GIVEN)
     assert params.read(workspace).pretrain.init == "scratch"
     save_encoder(workspace, 0.125)
-    preflight.apply(workspace, GIVEN)
+    requirements.apply(workspace, GIVEN)
     assert params.read(workspace).pretrain.init == "weights"
 
 
 def test_weights_that_were_adopted_are_not_read_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     save_encoder(workspace, 0.125)
-    preflight.apply(workspace, GIVEN)
+    requirements.apply(workspace, GIVEN)
     initial.run(workspace.root)
     asked: list[object] = []
     monkeypatch.setattr("simclr_core.weights.adoption.adopt", lambda *given: asked.append(given))
-    preflight.apply(workspace, {})
+    requirements.apply(workspace, {})
     assert asked == []
     save_encoder(workspace, 0.125, seed=2)
-    preflight.apply(workspace, {})
+    requirements.apply(workspace, {})
     assert len(asked) == 1
 
 
@@ -241,8 +242,8 @@ def test_an_older_workspace_learns_which_lines_it_needs(workspace: Workspace) ->
     graph = workspace.root / "dvc.yaml"
     graph.write_text("".join(line for line in graph.read_text().splitlines(True) if "- weights" not in line))
     with pytest.raises(ParamsError, match="add `- weights` to the deps of the stage initial and `- models/initial` to"):
-        preflight.apply(workspace, GIVEN)
-    preflight.apply(workspace, {"pretrain.epochs": "3"})
+        requirements.apply(workspace, GIVEN)
+    requirements.apply(workspace, {"pretrain.epochs": "3"})
 
 
 @pytest.mark.parametrize(
@@ -254,31 +255,31 @@ def test_an_older_workspace_learns_what_validation_depends_on_now(
     graph = workspace.root / "dvc.yaml"
     now = graph.read_text()
     graph.write_text("".join(line for line in now.splitlines(True) if key not in line))
-    preflight.apply(workspace, {key: default})
+    requirements.apply(workspace, {key: default})
     with pytest.raises(ParamsError, match=rf"add `- {re.escape(key)}` to the params of the stage validate"):
-        preflight.apply(workspace, {key: other})
+        requirements.apply(workspace, {key: other})
     graph.write_text(now)
-    preflight.apply(workspace, {key: other})
+    requirements.apply(workspace, {key: other})
 
 
 def test_a_released_encoder_for_other_channels_cannot_be_compared(workspace: Workspace) -> None:
     bundle = workspace.root / "models" / "champion" / "bundle"
     bundle.mkdir(parents=True)
     (bundle / "bundle.json").write_text(json.dumps({"preprocessing": {"size": 8, "resize": 8}}))
-    preflight.apply(workspace, {"prepare.channels": "null"})
+    requirements.apply(workspace, {"prepare.channels": "null"})
     with pytest.raises(ParamsError, match=r"prepare\.channels is 5, and the released encoder takes 8-bit RGB images"):
-        preflight.apply(workspace, {"prepare.channels": "5"})
+        requirements.apply(workspace, {"prepare.channels": "5"})
     (bundle / "bundle.json").write_text(json.dumps({"preprocessing": {"size": 8, "resize": 8, "channels": 5}}))
-    preflight.apply(workspace, {"prepare.channels": "5"})
+    requirements.apply(workspace, {"prepare.channels": "5"})
     with pytest.raises(ParamsError, match="takes images with 5 channels"):
-        preflight.apply(workspace, {"prepare.channels": "null"})
+        requirements.apply(workspace, {"prepare.channels": "null"})
 
 
 def test_an_encoder_of_timm_needs_the_extra(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.preflight.find_spec", lambda _: None)
+    monkeypatch.setattr("pipeline.preflight.requirements.find_spec", lambda _: None)
     encoder = {"pretrain.encoder": "{name: timm/vit_tiny_patch16_224}", "pretrain.image_size": "32"}
     with pytest.raises(ParamsError, match=r"timm is not installed; run `pip install '\.\[timm\]'`"):
-        preflight.apply(workspace, {**encoder, "pretrain.resize": "32"})
+        requirements.apply(workspace, {**encoder, "pretrain.resize": "32"})
 
 
 def test_an_image_with_several_labels_counts_for_the_rarest_of_them() -> None:
@@ -308,8 +309,8 @@ def test_test_images_with_rare_classes_count_for_fewer_in_the_gate() -> None:
 def test_of_sets_a_class_that_is_missing_in_training_or_lost_is_named() -> None:
     found = images(["cat", label_sets.join(["cat", "dog"])], [label_sets.join(["cat", "bird"])])
     defaults = Params(**{name: block() for name, block in BLOCKS.items()})  # type: ignore[arg-type]
-    assert any("test images are labeled 'bird', and" in one for one in preflight.shortages(found, defaults, False))
-    lost = preflight.lost_classes(found, [label_sets.join(["dog", "fox"]), None])
+    assert any("test images are labeled 'bird', and" in one for one in minimums.too_few(found, defaults, False))
+    lost = minimums.lost_classes(found, [label_sets.join(["dog", "fox"]), None])
     assert list(lost) == ["all images labeled 'fox' are quarantined: `simclr quarantine list` says why"]
 
 
@@ -319,7 +320,7 @@ def test_a_class_without_test_images_is_said_before_training(of: Callable[[str],
 
     def said(*test: str) -> list[str]:
         found = images([of("cat"), of("dog"), of("eel")] * 40, [of(name) for name in test] * 40)
-        return [one for one in preflight.shortages(found, defaults, False) if "test image" in one and "stay" in one]
+        return [one for one in minimums.too_few(found, defaults, False) if "test image" in one and "stay" in one]
 
     total = 3 + (of("cat") != "cat")
     assert said("cat", "dog") == [
@@ -339,12 +340,12 @@ def test_one_class_that_some_images_do_not_have_can_be_learned() -> None:
 def test_a_cluster_without_ray_and_a_faulty_file_are_refused_before_the_run(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.preflight.find_spec", lambda _: None)
+    monkeypatch.setattr("pipeline.preflight.requirements.find_spec", lambda _: None)
     file = workspace.scratch / "compute.yaml"
     file.parent.mkdir(exist_ok=True)
     file.write_text("finetune: {engine: ray, workers: 2}\n")
-    [missing] = preflight.unmet(workspace, params.read(workspace))
+    [missing] = requirements.unmet(workspace, params.read(workspace))
     assert missing.startswith("finetune.engine is ray, which is not installed; run")
     file.write_text("finetune: {engine: ray}\n")
-    [missing] = preflight.unmet(workspace, params.read(workspace))
+    [missing] = requirements.unmet(workspace, params.read(workspace))
     assert "finetune: must have workers" in missing
