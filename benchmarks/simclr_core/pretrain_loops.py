@@ -39,6 +39,9 @@ from simclr_core.pretraining import initial, pretrain
 from simclr_core.schedule import Schedule, peak_learning_rate
 
 NEIGHBORS, TEMPERATURE = 20, 0.1
+LIGHTLY = (
+    "lightly.pt"  # what a run that is ``resumable`` has reached: the model, the optimizer, and a loss for each epoch
+)
 
 
 class Pictures(torch.utils.data.Dataset[tuple[Any, int]]):
@@ -77,8 +80,13 @@ def lightly(folder: Path, run: dict[str, Any]) -> tuple[nn.Module, list[float]]:
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum)
     peak = peak_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
     schedule = Schedule(config.epochs, len(batches), config.warmup_epochs, peak)
-    losses = []
-    for epoch in range(config.epochs):
+    losses, state = list[float](), folder / LIGHTLY
+    if state.exists():
+        saved = torch.load(state)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        losses = saved["losses"]
+    for epoch in range(len(losses), config.epochs):
         total = 0.0
         for number, batch in enumerate(batches):
             first, second = batch[0]
@@ -91,6 +99,8 @@ def lightly(folder: Path, run: dict[str, Any]) -> tuple[nn.Module, list[float]]:
             optimizer.step()
             optimizer.zero_grad()
         losses.append(total / len(batches))
+        if run.get("resumable"):
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}, state)
     return encoder, losses
 
 

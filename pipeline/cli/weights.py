@@ -21,7 +21,7 @@ from simclr_core.values import TORCHVISION
 from simclr_core.weights import FOLDER
 
 ADAPTING = {"pretrain.warm_start.learning_rate_share": "0.5", "pretrain.weights.layer_decay": "1.0"}
-"""As from a champion; not tuned: benchmarks/simclr_core/adapt.py measured the full rate, and --choose tries others."""
+"""As from a champion; not tuned: benchmarks/accuracy/adapt.py measured the full rate, and --choose tries others."""
 
 
 @click.command()

@@ -3,7 +3,7 @@
 Two mild views of an image show the same thing. In a good representation both have the same other images around them, in
 one that follows brightness or position they do not. Among trained encoders this follows accuracy as well as any number
 that needs no label does, and unlike a loss it needs neither the projection head nor a temperature; unlike RankMe it is
-known for each image, so that a difference has a standard error (``benchmarks.simclr_core.label_free``).
+known for each image, so that a difference has a standard error (``benchmarks.accuracy.label_free``).
 """
 
 import math

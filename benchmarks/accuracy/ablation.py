@@ -1,7 +1,7 @@
 """What each part of SimCLR is worth: the loss, the head, the batch and the views, one changed at a time.
 
-    python -m benchmarks.simclr_core.ablation --keep FOLDER --json benchmarks/results/FILE.json
-    python -m benchmarks.simclr_core.ablation --keep FOLDER --runs 5        the next five trainings, and no more
+    python -m benchmarks.accuracy.ablation --keep FOLDER --json benchmarks/results/FILE.json
+    python -m benchmarks.accuracy.ablation --keep FOLDER --runs 5        the next five trainings, and no more
 
 The recipe cpu-small on part of the demo's sample (Fashion-MNIST), for few epochs: the ablations of the paper (Chen et
 al. 2020, sections 3 to 5) in small. Each variant is trained with every seed and judged by kNN and a linear probe on the
@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 
 from benchmarks import measure
-from benchmarks.simclr_core import label_free
-from benchmarks.simclr_core.label_free import Judge, write_prepared
+from benchmarks.accuracy import label_free
+from benchmarks.accuracy.label_free import Judge, write_prepared
 from benchmarks.simclr_core.pretrain import COMMON, SMALL
 from simclr_core.model.model_directory import load_model
 from simclr_core.pretraining import initial, pretrain

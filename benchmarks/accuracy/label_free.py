@@ -1,7 +1,7 @@
 """Which number that needs no label follows accuracy? Encoders from untrained to good, judged with and without labels.
 
-    python -m benchmarks.simclr_core.label_free --json benchmarks/results/FILE.json
-    python -m benchmarks.simclr_core.label_free --quick
+    python -m benchmarks.accuracy.label_free --json benchmarks/results/FILE.json
+    python -m benchmarks.accuracy.label_free --quick
 
 Half an hour on two busy cores; the numbers of ``--quick`` mean nothing. The demo's encoder is trained on part of the
 demo's sample: for one to twenty epochs, and for five with views that are too weak and with a temperature that is too

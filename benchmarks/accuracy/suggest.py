@@ -1,7 +1,7 @@
 """Is it worth to choose which images to label? Each way of ``simclr suggest`` compared with random choice.
 
-    python -m benchmarks.simclr_core.suggest --packages FOLDER --json benchmarks/results/FILE.json
-    python -m benchmarks.simclr_core.suggest --packages FOLDER --quick
+    python -m benchmarks.accuracy.suggest --packages FOLDER --json benchmarks/results/FILE.json
+    python -m benchmarks.accuracy.suggest --packages FOLDER --quick
 
 On part of the demo's sample of Fashion-MNIST, and on handwritten digits (see ``adapt``, which says what FOLDER holds),
 an encoder of the recipe cpu-small is pretrained for a few epochs. For each seed, a random half of the training images
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import measure
-from benchmarks.simclr_core.adapt import CONFIDENCE, read_digits, read_fashion, train, write_set
+from benchmarks.accuracy.adapt import CONFIDENCE, read_digits, read_fashion, train, write_set
 from benchmarks.simclr_core.pretrain import SMALL
 from simclr_core.config import LinearEvalConfig
 from simclr_core.data.shards import read_card
