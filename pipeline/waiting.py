@@ -62,8 +62,12 @@ class Candidate:
     @property
     def next(self) -> str:
         """What a person does."""
-        approve, reject = (f"`simclr release {verb} {self.name} --why …`" for verb in ("approve", "reject"))
-        return f"{approve} or {reject}"
+        return " or ".join(f"`{command}`" for command in self.commands)
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """To approve it, and to reject it."""
+        return tuple(f"simclr release {verb} {self.name} --why …" for verb in ("approve", "reject"))
 
     def expired(self, now: datetime | None = None) -> bool:
         """Whether no one has decided in time."""

@@ -147,10 +147,15 @@ def diff(workspace: Workspace, one: str, other: str) -> None:
 
 
 def _show(workspace: Workspace, done: "Released | Held") -> None:
-    """Here and in the UI. The decision stands, also where Dagster's records cannot be reached."""
+    """Here, on the page of the run and in the UI. The decision stands, also where these cannot be written."""
     from pipeline.defs.release import record_decision
+    from pipeline.run_report import page
 
     click.echo(done)
+    try:
+        page.write(workspace)
+    except (*FORESEEN, OSError) as error:
+        click.echo(f"warning: reports/run.html does not say so before the next run: {error}", err=True)
     try:
         record_decision(workspace, done)
     except (*FORESEEN, sqlite3.OperationalError) as error:

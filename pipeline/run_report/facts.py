@@ -10,6 +10,7 @@ from typing import Any
 
 from deploy.artifact import identity
 from deploy.errors import DeployError
+from pipeline import waiting
 from pipeline import workspace as workspaces
 from pipeline.costs import record
 from pipeline.costs.record import Record
@@ -20,6 +21,7 @@ from pipeline.maintenance import disk
 from pipeline.params import Params, read
 from pipeline.release.registry import open_registry
 from pipeline.reports import EmbeddingDriftReport, ValidationReport
+from pipeline.waiting import Candidate
 from pipeline.workspace import Workspace
 from simclr_core import reports
 from simclr_core.data.groups import Groups
@@ -75,6 +77,7 @@ class RunFacts:
     disk: dict[str, int]
     costs: Record | None
     groups: str | None = None
+    waits: tuple[Candidate, ...] = ()  # for a person, the longest waiting first
 
 
 def collect(workspace: Workspace) -> RunFacts:
@@ -100,6 +103,7 @@ def collect(workspace: Workspace) -> RunFacts:
         disk=disk.usage(workspace),
         costs=record.latest(root),
         groups=_groups(workspace),
+        waits=waiting.look(registry.root, registry.current()).candidates,
     )
 
 

@@ -179,12 +179,17 @@ def _describe(root: Path, registry: Path, one: Candidate, role: Role) -> str:
 def _state(registry: Path, one: Candidate) -> str:
     serving = _serving(registry)
     if one.decision:
-        said = str(one.decision)
-        return f"{said[:1].upper()}{said[1:]}. {serving or 'Nothing'} serves."
-    return one.obstacle(serving) or (
+        return f"{_sentence(str(one.decision))} {serving or 'Nothing'} serves."
+    if obstacle := one.obstacle(serving):
+        return _sentence(obstacle)
+    return (
         f"Waits since {clock(one.requested)}, until {clock(one.expires)} UTC; compared with "
         f"{one.champion or 'no champion'}, which serves meanwhile."
     )
+
+
+def _sentence(said: str) -> str:
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def _serving(registry: Path) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline import waiting
 from pipeline.gates.all_gates import GATES
 from pipeline.reports import Outcome
 from pipeline.run_report import page
@@ -173,6 +174,26 @@ def test_a_broken_contract_is_at_the_top_and_the_gates_after_it_were_not_reached
     assert "Nothing is released yet." not in html
     assert html.count("<bdi>not reached</bdi>") == len(GATES) - 1
     assert "run the stage that writes it" not in html
+
+
+def test_candidates_that_wait_are_at_the_top_with_what_a_person_does(workspace: Workspace) -> None:
+    reports.write(workspace.root, EXPORT)
+    asked = ("2026-11-30T03:20:00+00:00", "2126-12-14T03:20:00+00:00")
+    one = waiting.Candidate(EXPORT.bundle, "b" * 64, "c" * 40, None, (HOSTILE,), {}, *asked)
+    other = replace(one, bundle="f" * 64)
+    waiting.keep(workspace.root / "registry", other)
+    html = text(workspace)
+    assert "Nothing is released yet.</strong>" in html, "another candidate waits, not that of the workspace"
+    assert f"simclr release reject {other.name} --why" in html
+    waiting.keep(workspace.root / "registry", one)
+    top = text(workspace).partition("<nav>")[0]
+    assert '<strong class="undecided">Waits</strong> for a person; <bdi>nothing</bdi> serves meanwhile.' in top
+    for name in (one.name, other.name):
+        assert f"candidate <bdi>{name} for a person since 2026-11-30 03:20, until 2126-12-14 03:20 UTC: " in top
+        assert f"<code>simclr release approve {name} --why …</code>" in top
+    assert "<script" not in top
+    waiting.settle(workspace.root / "registry", waiting.find(workspace.root / "registry", one.name[:6]))
+    assert "Waits</strong>" not in text(workspace)
 
 
 def test_git_takes_no_page_since_it_shows_images(workspace: Workspace) -> None:

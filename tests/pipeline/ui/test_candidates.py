@@ -79,6 +79,9 @@ def test_a_page_has_the_reasons_a_form_and_what_was_kept_of_it(workspace: Worksp
     shown = send(guard, path=PAGE)
     assert "<h2>In numbers</h2>" in shown.text
     assert "<script" not in shown.text
+    keep(workspace, champion="v0.0.1")
+    obstacle = f"<p>Candidate {CANDIDATE.name} was compared with v0.0.1, and nothing serves now; it cannot be approved,"
+    assert obstacle in send(guard, path=PAGE).text
     assert send(guard, path="/candidates/000000000000").status == 404
     assert send(guard, path="/candidates/../../params.yaml").status == 404
     assert send(guard, path="/candidates/ABABABABABAB").status == 404
