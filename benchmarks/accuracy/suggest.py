@@ -164,7 +164,7 @@ def find_flipped(images: EvaluationImages, half: Labeling, seed: int) -> dict[st
     labels = half.labels.copy()
     labels[flipped] = (labels[flipped] + draw.integers(1, half.classes, len(flipped))) % half.classes
     given = EvaluationImages(images.images, np.arange(len(labels)), labels, half.keys)
-    folds = divide(given, {}, seed, draw_all)
+    folds = divide(given, seed, draw_all)
     config = LinearEvalConfig(l2_count=L2_COUNT, seed=seed)
     suspected = suspect(out_of_fold(half.features, given, folds, half.classes, config), labels).positions
     wrong = np.isin(suspected, flipped)

@@ -7,7 +7,7 @@ these images share, and lose what tells them apart. An image without a group cou
 Which image that is, is a function of seed, epoch and image, as every other draw is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,3 +79,11 @@ def representatives(keys: NDArray[np.uint8], groupings: Sequence[NDArray[np.int6
             np.minimum.at(least, group, smallest)
             smallest = least[group]
     return order[smallest]
+
+
+def number_near(keys: NDArray[np.uint8], near: Mapping[str, str]) -> NDArray[np.int64]:
+    """Equal for near copies of each other: int64 [n], of ``keys`` [n, 32]; ``near`` has the name of
+    the group of near copies by SHA-256, for images that are in one."""
+    names = [bytes(key).hex() for key in keys]
+    numbers: NDArray[np.int64] = np.unique([near.get(name, name) for name in names], return_inverse=True)[1]
+    return numbers

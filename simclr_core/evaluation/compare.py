@@ -106,7 +106,7 @@ def run(workspace: Path) -> None:
         else several.ask_old_index(embedded, *sets, config),
         megabytes=Megabytes(**{name: _megabytes(bundle) for name, bundle in bundles.items()}),
         label_free=label_free,
-        estimated=not test.labeled and bool(divide(train, read_near_groups(workspace), SEED, lambda _: {})),
+        estimated=not test.labeled and bool(divide(train.with_near(read_near_groups(workspace)), SEED, lambda _: {})),
         precision=precision.precision,
         gains=precision.gains,
     )

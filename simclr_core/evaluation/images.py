@@ -4,7 +4,7 @@ untrained network to compare with."""
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from mmap import mmap
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,7 +19,7 @@ from deploy.artifact import identity
 from deploy.images.full_depth import Samples
 from deploy.images.preprocess import Preprocessing
 from simclr_core.data.dataset import evaluation_images
-from simclr_core.data.groups import Groups, representatives
+from simclr_core.data.groups import Groups, number_near, representatives
 from simclr_core.data.shards import UNLABELED, ShardedImages, content_digest
 from simclr_core.errors import CheckpointError
 from simclr_core.evaluation.features import encode, gather_rows
@@ -44,6 +44,7 @@ class EvaluationImages:
     labels: NDArray[np.int64]  # all UNLABELED in a sample
     keys: NDArray[np.uint8]
     groups: NDArray[np.int64] | None = None  # equal where images show one thing; None: nothing is said of it
+    near: NDArray[np.int64] | None = None  # equal where images are near copies of each other; None: there are none
 
     @classmethod
     def of(cls, images: ShardedImages) -> Self:
@@ -52,10 +53,19 @@ class EvaluationImages:
         groups = None if images.groups is None else Groups(images.groups).identities(positions)
         return cls(images, positions, images.labels[positions].astype(np.int64), images.keys[positions], groups)
 
+    def with_near(self, near: Mapping[str, str]) -> Self:
+        """The same images, of which some are near copies: by SHA-256, the name of the group that one is in."""
+        return replace(self, near=number_near(self.keys, near)) if near else self
+
+    @property
+    def groupings(self) -> list[NDArray[np.int64]]:
+        """By what images count as one: equal numbers are joined."""
+        return [one for one in (self.groups, self.near) if one is not None]
+
     @property
     def group_keys(self) -> NDArray[np.uint8]:
-        """``keys`` [n, 32], the same for all images of a group: what folds keep together."""
-        return self.keys if self.groups is None else self.keys[representatives(self.keys, [self.groups])]
+        """``keys`` [n, 32], the same for near copies and all images of a group: what folds keep together."""
+        return self.keys[representatives(self.keys, self.groupings)] if self.groupings else self.keys
 
     @property
     def labeled(self) -> int:

@@ -169,8 +169,8 @@ def measure(workspace: Path, inputs: Inputs, member: Member) -> Measured:
     reason = missing_labels(train, test)
     draw = partial(_draw, train.keys, config)
     once = partial(draw, draws=1)  # each fold is another draw of the labels
-    near = member.from_first({} if test.labeled or member.rank else read_near_groups(workspace))  # by its disk
-    folds = [] if test.labeled else divide(train, near, config.seed, once)
+    train = train.with_near(member.from_first({} if member.rank else read_near_groups(workspace)))  # by its disk
+    folds = [] if test.labeled else divide(train, config.seed, once)
     if folds:
         reason = None
     elif train.labeled and not test.labeled:

@@ -54,7 +54,8 @@ def fit_probe(
 
     ``features`` [n, d], ``labels`` [n] (negative: none) and ``keys`` [n, 32] are of all training images: the
     statistics that standardize the features need no labels, so they come from all. The penalty is chosen by folds that
-    keep images with the same key together: a patient's other images would make every penalty seem too strong. Where an
+    keep images with the same key together: near copies, or a patient's other images, would make every penalty seem too
+    strong. Where an
     image may have several labels, these are bool [n, classes], and the probe has a logistic regression for each class.
     It is fitted on this process's device, which gets the features in blocks.
     """

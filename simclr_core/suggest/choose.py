@@ -215,9 +215,9 @@ def find_mistakes(inputs: Inputs, budget: int) -> Suggestions:
     """Labels that are likely wrong, by probes that have not seen them."""
     if inputs.card.multi_label:
         raise LabelError("mistakes takes one label for each image, and an image may have several here")
-    images = EvaluationImages.of(inputs.train)
+    images = EvaluationImages.of(inputs.train).with_near(read_near_groups(inputs.workspace))
     config = read_block(inputs.workspace / "params.yaml", "linear_eval", LinearEvalConfig)
-    folds = divide(images, read_near_groups(inputs.workspace), config.seed, draw_all)
+    folds = divide(images, config.seed, draw_all)
     if not folds:
         raise LabelError(
             "wrong labels are looked for where two classes have two labeled training images each; label more: "

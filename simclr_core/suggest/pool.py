@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_core.data.groups import UNGROUPED, Groups, representatives
+from simclr_core.data.groups import UNGROUPED, Groups, number_near, representatives
 from simclr_core.data.shards import UNLABELED, ShardedImages
 from simclr_core.evaluation.images import EvaluationImages
-from simclr_core.evaluation.scores.folds import number_near
 
 BLOCK = 4096  # rows that are computed on at a time
 

@@ -75,11 +75,12 @@ def evaluate(
 ) -> Evaluated:
     """Measure the features of the training and the test images, by the names of ``FeatureSets``."""
     train, test = read_splits(workspace / "data" / "prepared")
+    train = replace(train, images=train.images.with_near(read_near_groups(workspace)))
     classes = len(card.classes)
     draw = partial(_draw, train.images.keys, config)
     once = partial(draw, draws=1)
     tested = bool(test.images.labeled)
-    folds = [] if tested else divide(train.images, read_near_groups(workspace), config.seed, once)
+    folds = [] if tested else divide(train.images, config.seed, once)
     reason = None if folds else missing_labels(train, test)
     sets = FeatureSets(
         bank,

@@ -46,20 +46,18 @@ def ask_test_images(train: EvaluationImages, test: EvaluationImages, draw: Draw)
     return [Fold(train.labels, draw(train.labels), np.arange(len(test.labels)))]
 
 
-def divide(train: EvaluationImages, near: Mapping[str, str], seed: int, draw: Draw) -> list[Fold]:
+def divide(train: EvaluationImages, seed: int, draw: Draw) -> list[Fold]:
     """Folds of the labeled training images, each class spread evenly over them; none where the labels are too few.
 
     Near copies, and images of one group of labels.csv, count as one image, the one with the smallest SHA-256, and stay
     in one fold.
 
     Args:
-        near: by SHA-256, the name of the group of near copies, for images that are in one.
         draw: the draws of these labels by label budget.
     """
     if not train.labeled:
         return []
-    groupings = [number_near(train.keys, near)] + ([] if train.groups is None else [train.groups])
-    first = representatives(train.keys, groupings)
+    first = representatives(train.keys, train.groupings)
     members = np.unique(first)
     count = fold_count(np.unique(train.labels[members], return_counts=True)[1].tolist())
     if not count:
@@ -69,13 +67,6 @@ def divide(train: EvaluationImages, near: Mapping[str, str], seed: int, draw: Dr
     fold = fold[first]
     known = [np.where(fold == number, UNLABELED, train.labels) for number in range(count)]
     return [Fold(one, draw(one), np.flatnonzero(fold == number)) for number, one in enumerate(known)]
-
-
-def number_near(keys: NDArray[np.uint8], near: Mapping[str, str]) -> NDArray[np.int64]:
-    """Equal for near copies of each other: int64 [n], of ``keys`` [n, 32]; ``near`` as of ``divide``."""
-    names = [bytes(key).hex() for key in keys]
-    numbers: NDArray[np.int64] = np.unique([near.get(name, name) for name in names], return_inverse=True)[1]
-    return numbers
 
 
 def gather(folds: Sequence[Fold], answers: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:

@@ -22,8 +22,8 @@ from simclr_core.evaluation.paired_comparison import interval, out_of_fold_worth
 from simclr_core.evaluation.scores.accuracies import majority_right
 from simclr_core.evaluation.scores.budgets import FeatureSets
 from simclr_core.evaluation.scores.classification import estimate
-from simclr_core.evaluation.scores.folds import Fold, divide, gather, read_near_groups
-from simclr_core.evaluation.scores.judgment import Judged, judge
+from simclr_core.evaluation.scores.folds import Fold, ask_test_images, divide, gather, read_near_groups
+from simclr_core.evaluation.scores.judgment import Judged, fit_probes, judge
 
 CLASSES = ("ant", "bee")
 CONFIG = LinearEvalConfig(fractions=("1.0",), labels_per_class=(), draws=1, knn_neighbours=5, l2_count=2)
@@ -40,7 +40,7 @@ def draw(keys: NDArray[np.uint8], labels: NDArray[np.int64]) -> dict[str, list[L
 
 
 def folds_of(train: EvaluationImages, groups: dict[str, str] | None = None) -> list[Fold]:
-    return divide(train, groups or {}, 0, partial(draw, train.keys))
+    return divide(train.with_near(groups or {}), 0, partial(draw, train.keys))
 
 
 def sets_of(features: NDArray[np.float32], train: EvaluationImages, folds: list[Fold]) -> FeatureSets:
@@ -116,6 +116,20 @@ def test_images_that_are_joined_by_copies_or_by_groups_stay_in_one_fold() -> Non
     fold = gather(folds, [np.full(len(one.asked), number) for number, one in enumerate(folds)])
     assert len({*fold[:3]}) == len({*fold[30:33]}) == 1
     assert len({*fold}) == 5
+
+
+def test_the_penalty_is_not_chosen_by_near_copies_of_what_was_learned() -> None:
+    """Each image is there twice, with a label that its features do not say: a copy in another fold would say it."""
+    train = images(np.tile(np.random.default_rng(7).integers(0, 2, 30), 2))
+    features = np.tile(np.random.default_rng(8).normal(size=(30, 40)), (2, 1)).astype(np.float32)
+    near = {name: f"burst {place % 30}" for place, name in enumerate(names(train))}
+    config = CONFIG.model_copy(update={"l2_count": 6})
+
+    def chosen(known: EvaluationImages) -> float:
+        sets = sets_of(features, known, ask_test_images(known, known, partial(draw, known.keys)))
+        return fit_probes(sets, "simclr", sets.folds[0], config)[0].l2 or 0.0
+
+    assert chosen(train) < 1 < chosen(train.with_near(near))
 
 
 def test_the_fold_of_an_image_does_not_depend_on_the_order() -> None:
