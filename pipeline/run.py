@@ -20,6 +20,7 @@ from pipeline.costs import record
 from pipeline.costs.model import Cost
 from pipeline.defs import build_definitions
 from pipeline.defs.expectations import MANIFEST
+from pipeline.defs.failures import ADVICE, SHOWN_GATES, GateFailure
 from pipeline.defs.raw_images import RawImagesConfig
 from pipeline.defs.stage_assets import ForeseenFailure
 from pipeline.defs.translator import RAW_IMAGES, SOURCES, asset_key
@@ -41,7 +42,6 @@ from pipeline.workspace import Workspace
 RAW_STAGE = "raw_images"
 SOURCE_STAGES = {RAW_STAGE: RAW_IMAGES, "champion": SOURCES[CHAMPION]}  # no command of dvc.yaml makes them
 CONTRACT = "data/manifest did not pass"
-SHOWN_GATES = 8  # that did not pass; a report that cannot be read fails every check that reads it
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ def run(
             raise KeyboardInterrupt from None
         except ForeseenFailure as failure:
             raise failure.error from None
-        except dg.DagsterError:
+        except (dg.DagsterError, GateFailure):
             failed = _failed_gates(workspace, instance, run_id)
             if not failed:
                 raise
             _finish(workspace, run_id, began, occupied)
             # A broken data contract has advice in its sentence.
-            more = "" if failed[-1].startswith(CONTRACT) else "; reports/run.html has the numbers, and advice"
+            more = "" if failed[-1].startswith(CONTRACT) else f"; {ADVICE}"
             raise StageFailedError(listed(failed, SHOWN_GATES, "; ") + more) from None
         _finish(workspace, run_id, began, occupied)
     return RunOutcome(run_id, dict(_results(result)))

@@ -6,13 +6,15 @@ when DVC skips the stage.
 
 import inspect
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import dagster as dg
 
 from deploy.artifact import identity
 from deploy.errors import DeployError
+from pipeline.defs.failures import GateFailure
 from pipeline.defs.translator import POOL, asset_key
-from pipeline.errors import PipelineError
+from pipeline.errors import FORESEEN, PipelineError
 from pipeline.gates import all_gates
 from pipeline.gates.data_contract import data_contract
 from pipeline.gates.evidence import Evidence
@@ -21,9 +23,14 @@ from pipeline.gates.verdict import Gate, Verdict, judge
 from pipeline.ingest import unfinished
 from pipeline.release import registry
 from pipeline.reports import EmbeddingDriftReport
+from pipeline.run_report import page
 from pipeline.workspace import Workspace
 
 SEVERITIES = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSeverity.WARN}
+
+
+RETRY = "follow the advice in the report, then `simclr run`; what is up to date is not computed again"
+CORRECT = "correct the images or the decisions that the report names, then `simclr run`"
 
 
 def check_result(
@@ -54,18 +61,40 @@ def blocking_checks(asset: str, gates: Sequence[Gate]) -> dg.AssetChecksDefiniti
     def checks(
         context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam[Workspace]
     ) -> Iterator[dg.AssetCheckResult]:
-        evidence = Evidence(workspace)
+        evidence, failed = Evidence(workspace), list[str]()
         for gate in gates:
             name, verdict = gate.__name__, judge(gate, evidence)
-            stops = verdict.judged and not verdict.passed and verdict.severity == "error"
+            stops = not verdict.passed and verdict.severity == "error"
             if stops:
+                failed.append(f"{key.to_user_string()} did not pass {name}: {verdict.description}")
+            if stops and verdict.judged:
                 unfinished.end(workspace)  # of this candidate
-            if stops and gate is not data_contract:  # before which there is no candidate
+            if stops and verdict.judged and gate is not data_contract:  # before which there is no candidate
                 _reject(context, workspace, name, verdict)
             context.log.info(f"{name}: {verdict}")
             yield check_result(verdict, key, name)
+        if failed and gates[0] is data_contract:
+            raise contract_failure(context, workspace, failed)
+        if failed:
+            raise GateFailure(context.instance, failed, RETRY, _page(context, workspace))
 
     return checks
+
+
+def contract_failure(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace, sentences: Sequence[str]
+) -> GateFailure:
+    """Whose report is that of the validation; each sentence has its advice."""
+    return GateFailure(context.instance, sentences, CORRECT, workspace.reports / "validation.html")
+
+
+def _page(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> Path | None:
+    """The page of the run as far as it went; the gate blocks without it too."""
+    try:
+        return page.write(workspace)
+    except (*FORESEEN, OSError) as error:
+        context.log.warning(f"reports/run.html could not be written: {error}")
+        return None
 
 
 @dg.asset_check(

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping
 import dagster as dg
 
 from deploy.plural import counted, listed
-from pipeline.defs.checks import check_result
+from pipeline.defs.checks import check_result, contract_failure
 from pipeline.defs.translator import POOL, asset_key
 from pipeline.gates import data_contract
 from pipeline.gates.evidence import Evidence
-from pipeline.gates.verdict import Verdict
+from pipeline.gates.verdict import Verdict, judge
 from pipeline.validation.contract import RULES
 from pipeline.workspace import Workspace
 
 MANIFEST = asset_key("data/manifest")
+CONTRACT = f"{MANIFEST.to_user_string()} did not pass data_contract"
 SUITES = {suite: [rule for rule in RULES if rule.suite == suite] for suite in dict.fromkeys(one.suite for one in RULES)}
 SHOWN = 3  # sentences in the description of a check; the table has all
 
@@ -54,6 +55,9 @@ def expectation_checks(
             of_suite = {rule.name: verdicts[rule.name] for rule in rules}
             result = check_result(summarize(of_suite), MANIFEST, check_name(suite))
             yield result._replace(metadata={"expectations": _table(of_suite), **result.metadata})
+    contract = judge(data_contract.data_contract, Evidence(workspace))
+    if not contract.passed:
+        raise contract_failure(context, workspace, [f"{CONTRACT}: {contract.description}"])
 
 
 def summarize(verdicts: Mapping[str, Verdict]) -> Verdict:

@@ -1,8 +1,34 @@
-"""Where a run failed and why: from the events that Dagster has recorded of it."""
+"""Where a run failed and why: what a failed gate leaves in the UI, and what Dagster has recorded of any failure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
+
+from deploy.plural import listed
+from pipeline.defs.pages import show
+
+SHOWN_GATES = 8  # that did not pass; a report that cannot be read fails every check that reads it
+ADVICE = "reports/run.html has the numbers, and advice"
+
+
+class GateFailure(dg.Failure):
+    """The last error of a step whose gates did not pass: one sentence, the next step, and a link to the report, in
+    place of Dagster's count of them with a traceback.
+
+    Args:
+        sentences: of each gate that did not pass, why; at least one.
+        next_step: what a person does.
+        report: the page that has the numbers, if there is one.
+    """
+
+    def __init__(
+        self, instance: dg.DagsterInstance, sentences: Sequence[str], next_step: str, report: Path | None
+    ) -> None:
+        shown = {"report": show(instance, report)} if report and report.is_file() else {}
+        said = f"{listed(sentences, SHOWN_GATES, '; ')}; nothing that follows has run"
+        super().__init__(said, {"next step": next_step, **shown}, allow_retries=False)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The gates in Dagster: what becomes of a verdict, which are recorded, and that nothing runs behind one that blocks."""
 
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,11 +9,14 @@ import dagster as dg
 import pytest
 
 from deploy.artifact import identity, publish
-from pipeline.defs.checks import GATES, check_result, drift_check
+from pipeline.defs.checks import GATES, RETRY, check_result, drift_check
+from pipeline.defs.failures import GateFailure
 from pipeline.defs.translator import asset_key
 from pipeline.errors import ReleaseError
 from pipeline.gates.verdict import Verdict
 from pipeline.release.registry import open_registry
+from pipeline.run_report.page import write
+from pipeline.runs.instance import opened
 from pipeline.workspace import Workspace
 from tests.pipeline.gates.conftest import Case
 from tests.pipeline.gates.reports import COMPARE, COMPARISON, DRIFT, EMBEDDING_DRIFT, EXPORT, PRETRAIN, VALIDATION, pair
@@ -64,7 +68,9 @@ def check(case: Case, gate: str) -> dg.AssetCheckResult:
     with pytest.MonkeyPatch.context() as patch:
         # Dagster gives no run to a check that is called directly.
         patch.setattr(dg.AssetCheckExecutionContext, "run", SimpleNamespace(run_id=RUN_ID))
-        results = list(find(gate)(dg.build_asset_check_context(), Workspace(case.folder)))
+        results = []
+        with suppress(GateFailure):
+            results += find(gate)(dg.build_asset_check_context(), Workspace(case.folder))
     (result,) = [result for result in results if result.check_name == gate]
     assert isinstance(result, dg.AssetCheckResult)
     return result
@@ -206,3 +212,20 @@ def test_a_failed_gate_stops_every_later_step(
     assert computed == (["pretrained", "probe", "bundle"] if passed else ["pretrained"])
     assert result.success is passed
     assert len(rejections) == (not passed)
+    failures = [
+        event.step_failure_data.user_failure_data for event in result.filter_events(lambda e: e.is_step_failure)
+    ]
+    assert len(failures) == (not passed)
+    for failure in failures:  # the last error of the step in the UI
+        assert failure.description.startswith(
+            "models/pretrained did not pass not_collapsed: all images have nearly the"
+        )
+        assert failure.description.endswith("; nothing that follows has run")
+        assert failure.metadata["next step"].value == RETRY
+
+
+def test_what_a_failed_gate_leaves_in_the_ui_links_to_the_report(workspace: Workspace) -> None:
+    with opened(workspace.root) as instance:
+        failure = GateFailure(instance, ["a did not pass b: c"] * 9, "do d", write(workspace))
+    assert failure.description == f"{'; '.join(['a did not pass b: c'] * 8)}; and 1 more; nothing that follows has run"
+    assert failure.metadata["report"].value.startswith("[run.html](/logs/pages/compute_logs/")
