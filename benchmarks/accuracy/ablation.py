@@ -140,9 +140,12 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = measure.training_parser(__doc__)
+    parser.add_argument("--images", type=int, metavar="N", help=f"to train on; default: {Sizes.train}")
+    parser.add_argument("--epochs", type=int, metavar="N", help=f"default: {Sizes.epochs}")
     parser.add_argument("--runs", type=int, metavar="N", help="stop after N trainings, to continue another time")
     options = parser.parse_args()
-    sizes = QUICK if options.quick else Sizes()
+    default = QUICK if options.quick else Sizes()
+    sizes = Sizes(options.images or default.train, options.epochs or default.epochs, default.seeds)
     with measure.kept_folder(options.keep) as folder:
         prepared = folder / "prepared"
         if not prepared.exists():

@@ -1,6 +1,7 @@
 """Images per second from the shards into batches: threads, processes and the cache; memory of an index of 10 million.
 
     python -m benchmarks.simclr_core.dataloading --json benchmarks/results/FILE.json
+    python -m benchmarks.simclr_core.dataloading --per-core    nothing but one thread against libjpeg-turbo
 
 ``per_core`` is one thread of ``TrainingImages`` against libjpeg-turbo alone, which decodes the same files from memory
 into the same memory again and again.
@@ -171,6 +172,14 @@ def _kilobytes(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
+def decoding() -> dict[str, Any]:
+    """``per_core`` of the JPEG files alone."""
+    [(form, side, count)] = [one for one in FORMS if one[0] == "JPEG"]
+    with tempfile.TemporaryDirectory() as folder:
+        alone = per_core(stored(Path(folder) / "train", form, side, count))
+    return measure.header("dataloading", "torch", "simplejpeg") | {"images": count, "side": side, "per_core": alone}
+
+
 def compared() -> dict[str, Any]:
     results: list[dict[str, Any]] = [{"samples": SAMPLES, **index_memory()}]
     print(json.dumps(results[-1]), flush=True)
@@ -196,9 +205,13 @@ def _spread(values: list[float]) -> list[int]:
 
 
 def main() -> None:
-    arguments = measure.parser(__doc__).parse_args()
+    parser = measure.parser(__doc__)
+    parser.add_argument("--per-core", action="store_true", help="only one core against libjpeg-turbo")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = compared()
+    results = decoding() if arguments.per_core else compared()
+    if arguments.per_core:
+        print(json.dumps(results, indent=1))
     measure.write(results, arguments.json)
 
 
