@@ -56,7 +56,7 @@ class LinearEvalConfig(Block):
 
 
 class FinetuneConfig(Block):
-    """Fine-tuning of the whole network on few labels (SimCLR section B.5)."""
+    """Fine-tuning of the whole network on few labels, by SimCLR (section B.5) or SimCLRv2."""
 
     seeds: Seeds = Field(default=(0, 1, 2), description="one training for each; every seed draws its own labels")
     epochs: int = Field(default=30, ge=1, description="passes over the labeled images")
@@ -64,11 +64,17 @@ class FinetuneConfig(Block):
     # 1 % of ImageNet is 12,811 labels; 60 epochs of 80 labels would be over before they are learned.
     min_steps: int = Field(default=100, ge=1, description="steps at least, in more epochs where labels are few")
     batch_size: int = Field(default=64, ge=2, description="images in a step")
+    optimizer: Literal["sgd", "lars"] = Field(
+        default="sgd",
+        description="how weights are updated. sgd is SimCLR's, with Nesterov's momentum; lars is SimCLRv2's and takes "
+        "a rate of 0.005 with scaling sqrt",
+    )
     # 0.05 is SimCLR's for a batch of 256. A batch of few labels is small because they are few, not to average less.
     learning_rate: Positive = Field(default=0.05, description="peak of the learning rate, before learning_rate_scaling")
     learning_rate_scaling: Literal["linear", "sqrt", "none"] = Field(
         default="none",
-        description="rate times batch_size / 256, sqrt(batch_size), or 1. linear is the paper's, for batches of 4096",
+        description="rate times batch_size / 256, sqrt(batch_size), or 1. linear is SimCLR's, for batches of 4096, and "
+        "sqrt SimCLRv2's, for 1024",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="type to compute in. auto is bfloat16 on a GPU that has it, and float32 elsewhere"

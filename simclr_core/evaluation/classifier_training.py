@@ -1,9 +1,9 @@
 """Train a network to classify: from an encoder, with a head that begins at a probe or at zero.
 
-The recipe is SimCLR's (section B.5): the whole network, Nesterov SGD, a cosine without warm-up, no weight decay of the
-encoder, crops and flips as the only augmentation. With a frozen encoder it is that of linear evaluation on ImageNet
-(section B.6). A head that begins as that of a probe leaves the encoder less to forget (Kumar et al. 2022, "Fine-tuning
-can distort pretrained features").
+The recipe is SimCLR's (section B.5): the whole network, Nesterov SGD, a cosine without warm-up, no weight decay, crops
+and flips as the only augmentation. SimCLRv2's (Chen et al. 2020b, section 3) has LARS instead. With a frozen encoder it
+is that of linear evaluation on ImageNet (section B.6). A head that begins as that of a probe leaves the encoder less to
+forget (Kumar et al. 2022, "Fine-tuning can distort pretrained features").
 
 Images are decoded ahead of their step; on a GPU their views are made ahead too, and no step waits for another.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from simclr_core.data.side_stream import made_ahead
 from simclr_core.data.transfer import choose, send
 from simclr_core.errors import NonFiniteFeaturesError
 from simclr_core.evaluation.logistic_regression import LinearHead
+from simclr_core.lars import LARS, parameter_groups
 from simclr_core.launch import Member
 from simclr_core.machine.devices import own_device
 from simclr_core.model.batch_norm import synchronize
@@ -63,7 +64,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Optimization:
-    """``steps`` of SGD, each over ``batch_size`` images; the learning rate falls from ``peak_rate`` to 0.
+    """``steps`` of ``optimizer``, each over ``batch_size`` images; the learning rate falls from ``peak_rate`` to 0.
 
     ``precision`` is the type to compute in. The processes of ``member``'s group share each batch equally; None: one
     process alone. ``rate_key`` is the parameter that the rate comes from, for messages.
@@ -72,6 +73,7 @@ class Optimization:
     steps: int
     batch_size: int
     peak_rate: float
+    optimizer: Literal["sgd", "lars"] = "sgd"
     precision: torch.dtype = torch.float32
     member: Member | None = None
     rate_key: str = "finetune.learning_rate"
@@ -113,8 +115,7 @@ def train_classifier(
     if start.frozen:
         start.encoder.eval().requires_grad_(False)
     model = network if member.size == 1 else data_parallel(synchronize(network))
-    learned = [one for one in network.parameters() if one.requires_grad]
-    optimizer = torch.optim.SGD(learned, lr=optimization.peak_rate, momentum=0.9, nesterov=True)
+    optimizer = build_optimizer(network, optimization)
     mean, std = (torch.tensor(card[name], device=device).view(-1, 1, 1) for name in ("mean", "std"))
     loss = torch.zeros(())
 
@@ -144,6 +145,16 @@ def train_classifier(
     if not math.isfinite(mean_loss):
         raise NonFiniteFeaturesError(f"the loss of seed {seed} became {mean_loss}; lower {optimization.rate_key}")
     return network.eval(), mean_loss
+
+
+def build_optimizer(network: nn.Sequential, optimization: Optimization) -> torch.optim.Optimizer:
+    """Of an encoder and a classifier, which LARS takes neither scaling nor decay to, as in the code of SimCLRv2."""
+    if optimization.optimizer == "lars":
+        encoder, classifier = network
+        plain = {"params": list(classifier.parameters()), "adaptive": False}
+        return LARS([*parameter_groups([encoder], weight_decay=0.0), plain], optimization.peak_rate, momentum=0.9)
+    learned = [one for one in network.parameters() if one.requires_grad]
+    return torch.optim.SGD(learned, lr=optimization.peak_rate, momentum=0.9, nesterov=True)
 
 
 def take_step(

@@ -260,7 +260,8 @@ def plan(config: FinetuneConfig, fraction: str, labels: int) -> Optimization:
     batch_size = min(config.batch_size, labels)
     epochs = config.epochs_few if Fraction(fraction) <= FEW else config.epochs
     rate = peak_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
-    return Optimization(max(config.min_steps, epochs * (labels // batch_size)), batch_size, rate)
+    steps = max(config.min_steps, epochs * (labels // batch_size))
+    return Optimization(steps, batch_size, rate, config.optimizer)
 
 
 def describe(

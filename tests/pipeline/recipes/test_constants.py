@@ -11,12 +11,16 @@ import yaml
 from pipeline import workspace as workspaces
 from pipeline.recipes import recipe
 from simclr_core.augmentation.augmentations import Augmentation
-from simclr_core.params import flatten
+from simclr_core.config import FinetuneConfig
+from simclr_core.evaluation.classifier_training import Optimization
+from simclr_core.evaluation.finetune import plan
+from simclr_core.params import flatten, read_block
 
 BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
 PAGE = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text(encoding="utf-8")
-RECIPES = ("imagenet-r50", "cifar-r50", "cifar", "vit-small")  # of the tables of constants, in their order
-SETTING = re.compile(r"`((?:prepare|pretrain|linear_eval)\.[^`]+)`")
+# Of the tables of constants, in their order. The second one is of fine-tuning.
+RECIPES = ("imagenet-r50", "imagenet-r50", "imagenet-r50-v2", "cifar-r50", "cifar", "vit-small")
+SETTING = re.compile(r"`((?:prepare|pretrain|linear_eval|finetune)\.[^`]+)`")
 
 
 def tables(page: str) -> list[list[list[str]]]:
@@ -46,14 +50,14 @@ def number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and re.fullmatch(r"[\d.]+e-?\d+", value) else value
 
 
-CONSTANTS = [table for table in tables(PAGE) if "`pretrain." in table[0][-1]]
+CONSTANTS = [table for table in tables(PAGE) if re.match("`(?:pretrain|finetune)[.]", table[0][-1])]
 
 
-@pytest.mark.parametrize(("rows", "name"), list(zip(CONSTANTS, RECIPES, strict=True)), ids=RECIPES)
+@pytest.mark.parametrize(("rows", "name"), list(zip(CONSTANTS, RECIPES, strict=True)))
 def test_the_table_has_the_values_of_the_recipe(rows: list[list[str]], name: str) -> None:
     assert wrong(rows, name) == []
     assert all(len(row) == 4 for row in rows)
-    assert len(SETTING.findall("\n".join(row[-1] for row in rows))) >= len(rows) - 2
+    assert len(SETTING.findall("\n".join(row[-1] for row in rows))) >= len(rows) - 4
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,27 @@ def test_the_others_differ_from_imagenet_r50_in_what_the_page_says() -> None:
         "initialization.without_last_beta",
     }
     assert few["batch_size"] == 256
+
+
+def test_fine_tuning_has_the_constants_of_both_papers(tmp_path: Path) -> None:
+    """ImageNet has 12,811 labels in 1 % and 128,116 in 10 %.
+
+    SimCLR (Chen et al. 2020), section B.5: rate 0.8 = 0.05 * 4096 / 256, 60 and 30 epochs, no warm-up, no weight decay.
+    SimCLRv2 (Chen et al. 2020b), section 3, and the README of google-research/simclr: LARS, rate 0.16 = 0.005 *
+    sqrt(1024), batch 1024, 60 and 30 epochs.
+    """
+
+    def planned(name: str, **changes: object) -> list[Optimization]:
+        given = yaml.safe_load(recipe.params_of(name, BASE))["finetune"] | changes
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump({"finetune": given}), encoding="utf-8")
+        config = read_block(tmp_path / "params.yaml", "finetune", FinetuneConfig)
+        return [plan(config, fraction, labels) for fraction, labels in (("0.01", 12_811), ("0.1", 128_116))]
+
+    few, many = planned("imagenet-r50", batch_size=4096)
+    assert (few, many) == (Optimization(60 * 3, 4096, 0.8, "sgd"), Optimization(30 * 31, 4096, 0.8, "sgd"))
+    few, many = planned("imagenet-r50-v2")
+    assert (few, many) == (Optimization(60 * 12, 1024, 0.16, "lars"), Optimization(30 * 125, 1024, 0.16, "lars"))
+    assert {one.peak_rate for one in planned("imagenet-r50")} == {0.05}, "the same rate by the batch"
 
 
 def test_the_crops_are_enlarged_as_often_as_the_page_says() -> None:

@@ -23,8 +23,8 @@ from tests.conftest import write_prepared
 BASE = workspaces.template("params.yaml").read_text(encoding="utf-8")
 NAMES = (
     "auto", "cpu-small", "cifar", "cifar-r50", "icons-transparent", "imagenet-100", "imagenet-r50",
-    "imagenet-r50-one-gpu", "inspection", "medical", "microscopy-medical", "photos", "photos-small", "stl10",
-    "vit-small",
+    "imagenet-r50-one-gpu", "imagenet-r50-v2", "inspection", "medical", "microscopy-medical", "photos", "photos-small",
+    "stl10", "vit-small",
 )  # fmt: skip
 FILES = NAMES[2:]
 

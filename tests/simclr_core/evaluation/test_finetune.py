@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from torch import nn
 
 from deploy.artifact import publish
 from simclr_core.config import FinetuneConfig
@@ -286,6 +287,39 @@ def test_kept_head_layers_are_trained_saved_and_loaded(with_a_head: Path) -> Non
     assert not torch.equal(model.encoder.head[0].weight, before.head["0.weight"])
     torch.testing.assert_close(model.encoder.head[0].weight, before.head["0.weight"], atol=0.2, rtol=0)
     assert 0 <= report(with_a_head)["scratch_top1"] <= 100  # the baseline has the same layers, with fresh weights
+
+
+def test_lars_scales_the_steps_of_the_encoder_alone() -> None:
+    """SimCLRv2's code: eta |w| / |g| for the weights of layers; biases, BatchNorm and the classifier take g."""
+    torch.manual_seed(3)
+    network = nn.Sequential(build_encoder("resnet10", 0.125, "compact"), nn.Linear(64, 4))
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    gradients = {name: torch.randn_like(weight) for name, weight in network.named_parameters()}
+    for name, weight in network.named_parameters():
+        weight.grad = gradients[name].clone()
+    how = classifier_training.Optimization(1, 8, 0.16, "lars")
+    classifier_training.build_optimizer(network, how).step()
+    for name, weight in network.named_parameters():
+        scaled = name.startswith("0.") and weight.ndim > 1
+        trust = 0.001 * before[name].norm() / gradients[name].norm() if scaled else 1.0
+        torch.testing.assert_close(weight.detach(), before[name] - 0.16 * trust * gradients[name])
+
+
+@pytest.mark.seconds
+def test_the_recipe_of_simclr_v2_trains_the_kept_layer(with_a_head: Path) -> None:
+    keep(with_a_head, head_layers=1, start="zero", optimizer="lars", learning_rate=0.005, learning_rate_scaling="sqrt")
+    finetune.run(with_a_head, "0.5")
+    before = load_model(with_a_head / "models" / "pretrained")
+    model = load_model(with_a_head / "models" / "finetuned" / "0.5")
+    assert (model.card["config"]["optimizer"], model.card["head_layers"]) == ("lars", 1)
+    kept, moved = before.head["0.weight"], model.encoder.head[0].weight
+    assert 0 < (moved - kept).norm() / kept.norm() < 0.1
+
+
+def test_params_from_before_the_choice_of_an_optimizer_mean_sgd() -> None:
+    """DVC compares the block as it is in the file, so that its stages are skipped."""
+    old = FinetuneConfig.model_validate({"learning_rate": 0.05, "start": "probe"})
+    assert finetune.plan(old, "0.01", 80).optimizer == "sgd"
 
 
 def test_more_head_layers_than_exist_are_refused(with_a_head: Path) -> None:
