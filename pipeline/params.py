@@ -36,6 +36,7 @@ from pipeline.recipes.recipe import round_trip
 from pipeline.workspace import Workspace, expand_home
 from simclr_core.config import (
     CompareConfig,
+    DistillConfig,
     ExportConfig,
     FinetuneConfig,
     LinearEvalConfig,
@@ -58,6 +59,7 @@ class Params:
     watch: WatchConfig
     linear_eval: LinearEvalConfig
     finetune: FinetuneConfig
+    distill: DistillConfig
     export: ExportConfig
     compare: CompareConfig
     retraining: RetrainingConfig

@@ -5,6 +5,7 @@
     python -m simclr_core pretrain
     python -m simclr_core linear_eval
     python -m simclr_core finetune --fraction 0.01
+    python -m simclr_core distill
     python -m simclr_core export
     python -m simclr_core compare
     python -m simclr_core latency
@@ -95,6 +96,10 @@ STAGES = {
         "fine-tuning on a fraction of the labels, compared with training from scratch",
         {"--fraction": {"required": True, "metavar": "0.01", "help": "as written in linear_eval.fractions"}},
     ),
+    "distill": Stage(
+        "simclr_core.distillation.distill",
+        "a student that learns from a teacher on all training images: models/distilled",
+    ),
     "export": Stage("simclr_core.export.export", "the ONNX bundle that is served"),
     "compare": Stage(
         "simclr_core.evaluation.compare", "the exported candidate compared with the released champion, image by image"
@@ -106,7 +111,7 @@ STAGES = {
         {"step": {"type": int, "metavar": "STEP", "help": "number of the step, as in the error message"}},
     ),
 }
-IN_A_GROUP = ("pretrain", "replay", "linear_eval", "finetune")  # stages that run once per GPU
+IN_A_GROUP = ("pretrain", "replay", "linear_eval", "finetune", "distill")  # stages that run once per GPU
 BY_BATCHES = ("pretrain", "replay")  # of them, those that share each batch equally, or refuse to
 
 

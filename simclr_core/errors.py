@@ -76,6 +76,10 @@ class WeightsError(SimclrError):
     """A file of weights cannot be read, cannot be trusted, or is not of this encoder."""
 
 
+class DistillationError(SimclrError):
+    """The teacher cannot teach here, or the student has learned nothing from it."""
+
+
 class AdaptationError(SimclrError):
     """Training makes the features worse than those of the weights that it began with."""
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,7 +25,12 @@ RESTORE = (
 
 
 class Block(BaseModel):
-    """Base of every block: frozen, no unknown keys, no silent conversion (``"3"`` or ``true`` is not a 3)."""
+    """Base of every block: frozen, no unknown keys, no silent conversion (``"3"`` or ``true`` is not a 3).
+
+    One that ``may_be_missing`` came later, and a file without it has its defaults.
+    """
+
+    may_be_missing: ClassVar[bool] = False
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -54,12 +59,12 @@ def read_blocks(params: Path, models: Mapping[str, type[Block]]) -> dict[str, Bl
     blocks: dict[str, Block] = {}
     faults: list[str] = []
     for name, model in models.items():
-        if name not in given:
+        if name not in given and not model.may_be_missing:
             found = ", ".join(map(str, given)) or "none"
             faults.append(f"no block {name!r} (found: {found}); add '{name}: {{}}' for the defaults")
             continue
         try:
-            blocks[name] = model.model_validate({} if given[name] is None else given[name])
+            blocks[name] = model.model_validate({} if given.get(name) is None else given[name])
         except ValidationError as error:
             faults += [_fault(name, detail, model) for detail in error.errors()]
     if faults:

@@ -26,7 +26,7 @@ from pipeline.dvc.client import Outcome, Reproduction, repro
 from pipeline.dvc.project import Project, Stage, load, read_outs
 from pipeline.dvc.unchanged import Unchanged
 from pipeline.errors import FORESEEN, BusyError
-from pipeline.ingest.unfinished import PRETRAIN
+from pipeline.ingest.unfinished import DISTILL, PRETRAIN
 from pipeline.maintenance import disk
 from pipeline.run_report import energy
 from pipeline.runs import terminal
@@ -102,7 +102,7 @@ def bring_up_to_date(
         terminal.show(stage.name, None)
     if done.outcome is not Outcome.SKIPPED:
         unchanged.forget()
-    if stage.name == PRETRAIN:
+    if stage.name in (PRETRAIN, DISTILL):
         remove_recorded(workspace.root)
     if done.outcome is Outcome.EXECUTED:
         added = disk.measure_occupied(workspace) - occupied

@@ -18,6 +18,7 @@ from simclr_core.pretraining.unfinished import Unfinished, find_unfinished
 
 BEFORE = ("validate", "prepare", "initial")  # stages that make what pretraining reads
 PRETRAIN = "pretrain"
+DISTILL = "distill"  # is continued as well, by the stage itself
 BEGUN = "begun"  # in the scratch folder: what data/raw.dvc says of the batches of the run that has not ended
 ATTEMPTS = "attempts"  # the mark of a run, once for each time that new images waited for it and it got no further
 TRIES = 3  # that got no further: what ends the run each time must not keep new images away forever

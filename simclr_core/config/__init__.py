@@ -6,6 +6,7 @@ plain arguments. Nothing here imports torch.
 """
 
 from simclr_core.config.augmentation import PRESETS, AugmentationConfig
+from simclr_core.config.distillation import DistillConfig
 from simclr_core.config.evaluation import CompareConfig, FinetuneConfig, LinearEvalConfig, SgdConfig
 from simclr_core.config.export import ExportConfig
 from simclr_core.config.interventions import EarlyStoppingConfig, OnCollapseConfig
@@ -16,6 +17,7 @@ __all__ = [
     "PRESETS",
     "AugmentationConfig",
     "CompareConfig",
+    "DistillConfig",
     "EarlyStoppingConfig",
     "EncoderConfig",
     "ExportConfig",

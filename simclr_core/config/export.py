@@ -12,7 +12,9 @@ class ExportConfig(Block):
     """The bundle that is served."""
 
     name: ArtifactName = Field(default="simclr-encoder", description="name of the encoder and of its versions")
-    source: Literal["pretrained", "finetuned"] = Field(default="pretrained", description="which network is served")
+    source: Literal["pretrained", "finetuned", "distilled"] = Field(
+        default="pretrained", description="which network is served"
+    )
     opset: int = Field(
         default=20,
         ge=18,

@@ -15,8 +15,9 @@ def is_shareable(batch_size: int, processes: int) -> bool:
     return processes == 1 or (batch_size % processes == 0 and batch_size >= LEAST * processes)
 
 
-def require_shares(batch_size: int, images: int, processes: int) -> None:
-    """Each of the ``processes`` gets an equal part, of two images or more, of a batch of the training ``images``.
+def require_shares(batch_size: int, images: int, processes: int, key: str = "pretrain.batch_size") -> None:
+    """Each of the ``processes`` gets an equal part, of two images or more, of a batch of the training ``images``; its
+    size is ``key`` of params.yaml.
 
     Raises:
         BatchSizeError: that is not possible.
@@ -28,25 +29,25 @@ def require_shares(batch_size: int, images: int, processes: int) -> None:
         )
     if batch_size > images:
         raise BatchSizeError(
-            f"pretrain.batch_size is {batch_size}, but there are {images} training images; "
+            f"{key} is {batch_size}, but there are {images} training images; "
             "give at most this many, or ingest more images"
         )
     if batch_size % processes:
         raise BatchSizeError(
-            f"pretrain.batch_size is {batch_size}, which {processes} processes cannot share equally; "
+            f"{key} is {batch_size}, which {processes} processes cannot share equally; "
             f"give a multiple of {processes}, or set {PROCESSES}"
         )
     if batch_size < LEAST * processes:
         raise BatchSizeError(
-            f"pretrain.batch_size is {batch_size}, which leaves each of {processes} processes one image and "
+            f"{key} is {batch_size}, which leaves each of {processes} processes one image and "
             f"nothing to compare it with; give {LEAST * processes} or more, or set {PROCESSES}"
         )
 
 
-def require_shares_in(workspace: Path, batch_size: int, processes: int) -> None:
+def require_shares_in(workspace: Path, batch_size: int, processes: int, key: str = "pretrain.batch_size") -> None:
     """``require_shares`` of the prepared images of a workspace.
 
     Raises:
         DatasetError: there are none; BatchSizeError among them.
     """
-    require_shares(batch_size, read_card(workspace / "data" / "prepared").images["train"], processes)
+    require_shares(batch_size, read_card(workspace / "data" / "prepared").images["train"], processes, key)

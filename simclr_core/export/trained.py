@@ -1,10 +1,12 @@
 """What is exported: the model that ``params.yaml`` names, and its classifier with honest probabilities."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy.bundle import Head
 from simclr_core.data.subsets import subset
@@ -30,7 +32,12 @@ class Trained:
 
 
 def choose_model(workspace: Path, source: str) -> Trained:
-    """The pretrained encoder with the linear probe, or the network fine-tuned on the most labels with its own head."""
+    """The pretrained encoder with the linear probe; the network fine-tuned on the most labels, or the student that was
+    distilled, with its own head."""
+    if source == "distilled":
+        directory = _distilled(workspace / "models" / "distilled")
+        model = load_model(directory)
+        return Trained(model, _own_head(model), {"distill": model.card.get("metrics", {})}, directory)
     if source == "finetuned":
         directory = _largest_fraction(workspace / "models" / "finetuned")
         model = load_model(directory)
@@ -48,7 +55,8 @@ def calibrate_head(trained: Trained, features: Features, images: LabeledImages) 
     """The classifier with a temperature fitted on labels that it has not seen.
 
     A probe has seen all labels of its budget: the temperature is that of probes fitted like it on four fifths of them,
-    on the last. A fine-tuned network has left the labels outside its budget untouched.
+    on the last. A fine-tuned network has left the labels outside its budget untouched, and so has its student; a
+    teacher of unknown labels has seen none of these.
 
     Raises:
         CheckpointError: the classifier was made for other classes than the prepared images have.
@@ -65,11 +73,24 @@ def calibrate_head(trained: Trained, features: Features, images: LabeledImages) 
     if trained.probe:
         logits, labels = held_out_logits(features.train, known, train.keys, len(head.labels), trained.probe["l2"])
     else:
-        settings, (every, _) = trained.model.card["config"], labeled_images(train.images)
-        seen = subset(every.labels, every.keys, settings["fraction"], settings["seed"])
-        unseen = ~np.isin(train.positions, every.positions[seen])
+        unseen = ~np.isin(train.positions, _seen(trained.model.card, images))
         logits, labels = features.train[unseen] @ head.weight + head.bias, known[unseen]
     return replace(head, temperature=fit_temperature(logits, labels))
+
+
+def _seen(card: Mapping[str, Any], images: LabeledImages) -> NDArray[np.int64]:
+    """The positions of the labels that a network has learned from, or its teacher."""
+    (every, _), budget = labeled_images(images.train.images), card.get("labels", card["config"])
+    if budget is None:
+        return every.positions if card["config"]["alpha"] < 1 else every.positions[:0]
+    return every.positions[subset(every.labels, every.keys, budget["fraction"], budget["seed"])]
+
+
+def _distilled(directory: Path) -> Path:
+    if not (directory / "model.json").exists():
+        advice = "name a teacher with `simclr distill`, or set export.source to pretrained"
+        raise CheckpointError(f"{directory}: no student was distilled; {advice}")
+    return directory
 
 
 def _largest_fraction(finetuned: Path) -> Path:

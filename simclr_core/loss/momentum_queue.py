@@ -81,7 +81,7 @@ class MomentumQueue:
         with part("backward"):
             torch.autograd.backward(self._scaled(loss))
         self._keys = gathered(keys)
-        return Outcome(_mean_over_processes(loss.detach()), queries.detach()[: len(first)], keys)
+        return Outcome(mean_over_processes(loss.detach()), queries.detach()[: len(first)], keys)
 
     def update(self) -> None:
         assert 0 < len(self._keys) <= len(self._queue), (len(self._keys), len(self._queue))
@@ -119,7 +119,8 @@ def random_directions(seed: int, count: int, dim: int) -> Tensor:
     return normalize(torch.special.ndtri(draws + 2.0**-54), dim=1)  # half of a draw's grain: 0 is not a quantile
 
 
-def _mean_over_processes(value: Tensor) -> Tensor:
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Of a number of each; all of them call this at once. ``value`` itself becomes it."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(value)
         value /= dist.get_world_size()

@@ -76,8 +76,9 @@ def fresh_encoder(card: Mapping[str, Any]) -> Encoder:
     return Encoder(encoder.backbone, width, kept)
 
 
-def load_weights(directory: Path, encoder: Encoder, head: nn.Module) -> None:
-    """Put the weights and statistics of a pretrained model directory into a network of the same architecture.
+def load_weights(directory: Path, encoder: Encoder, head: nn.Module | None) -> None:
+    """Put the weights and statistics of a pretrained model directory into a network of the same architecture, which has
+    no projection head if ``head`` is None.
 
     Kernels for RGB are spread over the channels of the images where the network takes others (``first_layer``).
 
@@ -86,7 +87,7 @@ def load_weights(directory: Path, encoder: Encoder, head: nn.Module) -> None:
     """
     model = load_model(directory)
     fill(encoder, _for_channels(model.encoder.state_dict(), encoder), directory, "the encoder of params.yaml")
-    if model.card["kind"] != "weights":  # which come without a head
+    if head is not None and model.card["kind"] != "weights":  # which come without a head
         fill(head, model.head, directory, "the projection head of params.yaml")
 
 

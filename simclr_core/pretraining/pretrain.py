@@ -195,7 +195,7 @@ def build(inputs: Inputs, batches: Batches) -> tuple[Learner, Arithmetic]:
     scaler = LossScaler(DTYPES[precision.value], member.device)
     objective = choose_objective(config, network, scaler, DTYPES[precision.value], member)
     average = None if config.average_decay is None else WeightAverage(network, config.average_decay)
-    model, execution = _distributed(network, member), Choice("eager")
+    model, execution = distributed(network, member), Choice("eager")
     if config.compile:
         views = next(batches.network_inputs(0, 1))
 
@@ -345,7 +345,8 @@ def _settle_precision(config: PretrainConfig, network: nn.Module, batches: Batch
     return settle(folder, "precision", member, choose)
 
 
-def _distributed(network: nn.Module, member: Member) -> nn.Module:
+def distributed(network: nn.Module, member: Member) -> nn.Module:
+    """The network as the processes of the group train it together."""
     if member.size == 1:
         return network
     synchronize(network)

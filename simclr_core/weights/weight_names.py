@@ -52,8 +52,11 @@ class Match:
         return "; ".join(said)
 
 
-def match(backbone: nn.Module, tensors: Mapping[str, Tensor], file: str, encoder: str) -> Match:
-    """The tensors of ``file`` as the ``backbone`` of ``encoder`` names them, in its shapes and types.
+def match(
+    backbone: nn.Module, tensors: Mapping[str, Tensor], file: str, encoder: str, key: str = "pretrain.encoder"
+) -> Match:
+    """The tensors of ``file`` as the ``backbone`` of ``encoder`` names them, in its shapes and types; ``key`` of
+    params.yaml says which encoder.
 
     Raises:
         WeightsError: they are mostly those of another network, or not finite.
@@ -84,26 +87,29 @@ def match(backbone: nn.Module, tensors: Mapping[str, Tensor], file: str, encoder
     used = {given[name] for name in found if name in given}
     unused = [name for name in tensors if name not in used and not name.endswith(COUNTER)]
     result = Match(found, prefix, missing, tuple(unused), changed)
-    _refuse_others(result, backbone, wanted, tensors, f"{file}: is not of {encoder}")
+    advice = f"set {key} to the network that the weights were trained with, its width and stem too"
+    if fault := _find_others(result, backbone, wanted, tensors):
+        raise WeightsError(f"{file}: is not of {encoder}, {fault}; {advice}")
     if wrong := [name for name, tensor in found.items() if not tensor.isfinite().all()]:
         raise WeightsError(f"{file}: has numbers that are not finite in {_listed(wrong)}; get the file again")
     return result
 
 
-def _refuse_others(
-    found: Match, backbone: nn.Module, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str
-) -> None:
-    advice = "set pretrain.encoder to the network that the weights were trained with, its width and stem too"
+def _find_others(
+    found: Match, backbone: nn.Module, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> str | None:
+    """What shows that the weights are mostly those of another network."""
     numbers = sum(tensor.numel() for tensor in wanted.values())
     matched = sum(tensor.numel() for tensor in found.tensors.values())
     share = min(len(found.tensors) / len(wanted), matched / numbers)
     if share < LEAST_MATCHED:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(found.missing.items())[:SHOWN])
         has = f"the file has {_listed([name for name in found.unused if name.startswith(found.prefix)])}"
-        raise WeightsError(f"{what}, of which only {share:.0%} match ({reasons}; {has}); {advice}")
+        return f"of which only {share:.0%} match ({reasons}; {has})"
     foreign = [name for name in found.unused if _is_foreign(name, found.prefix, backbone)]
     if sum(tensors[name].numel() for name in foreign) > MOST_FOREIGN * numbers:
-        raise WeightsError(f"{what}, which does not have its layers {_listed(foreign)}; {advice}")
+        return f"which does not have its layers {_listed(foreign)}"
+    return None
 
 
 def _is_foreign(name: str, prefix: str, backbone: nn.Module) -> bool:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from simclr_core.errors import WeightsError
 
+ONNX = b"\x08"  # the first field of its message, which is its version
 ZIP, PICKLE = b"PK", b"\x80"  # what torch.save writes, and wrote before version 1.6
 LARGEST_ONNX = 2**31 - 1  # of a protobuf message
 LARGEST_HEADER = 100_000_000  # of safetensors: what its own reader allows
@@ -50,7 +51,7 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
         tensors = _read_torch(path, start)
     elif start[8:] == b"{":
         tensors = _read_safetensors(path, int.from_bytes(start[:8], "little"))
-    elif start.startswith(b"\x08"):
+    elif start.startswith(ONNX):
         tensors = _read_onnx(path)
     else:
         raise WeightsError(
@@ -60,6 +61,12 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors; give the file with the weights of the encoder")
     return tensors
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether the file begins as an ONNX graph does."""
+    with path.open("rb") as file:
+        return file.read(9)[:1] == ONNX
 
 
 def _read_safetensors(path: Path, header: int) -> dict[str, Tensor]:

@@ -74,8 +74,9 @@ def read_public_weights(workspace: Path, source: str, encoder: str, path: Path |
     return PublicWeights(read_weights_file(path), digest, card, assumed)
 
 
-def locate(workspace: Path, source: str) -> Path:
-    """The file or folder; weights of torchvision are downloaded if they are not on this machine.
+def locate(workspace: Path, source: str, key: str = "pretrain.weights.source") -> Path:
+    """The file or folder that ``key`` of params.yaml names; weights of torchvision are downloaded if they are not on
+    this machine.
 
     Raises:
         WeightsError: it does not exist, and what to do about it.
@@ -86,7 +87,7 @@ def locate(workspace: Path, source: str) -> Path:
     if not path.exists():
         there = sorted(file.name for file in path.parent.glob("[!.]*")) if path.parent.is_dir() else []
         has = f"the folder has {', '.join(there[:8])}" if there else "the folder is empty"
-        raise WeightsError(f"{path}: does not exist ({has}); copy the file there, or correct pretrain.weights.source")
+        raise WeightsError(f"{path}: does not exist ({has}); copy the file there, or correct {key}")
     if not path.resolve().is_relative_to(path.parents[len(Path(source).parts) - 1].resolve()):
         raise WeightsError(f"{path}: is a link to a file elsewhere, which DVC does not watch; copy the file itself")
     return path

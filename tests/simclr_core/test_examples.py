@@ -14,6 +14,7 @@ MODULES = (
     "simclr_core.data.order",
     "simclr_core.data.ragged",
     "simclr_core.data.shards",
+    "simclr_core.distillation.objective",
     "simclr_core.evaluation.knn",
     "simclr_core.evaluation.multi_label.classifiers",
     "simclr_core.lars",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from simclr_core.config import PRESETS, ExportConfig, FinetuneConfig, LinearEvalConfig, PretrainConfig
+from simclr_core.config import PRESETS, DistillConfig, ExportConfig, FinetuneConfig, LinearEvalConfig, PretrainConfig
 from simclr_core.errors import ConfigError
 from simclr_core.params import Block, flatten, read_block
 from tests.sentences import assert_plain
@@ -17,6 +17,7 @@ BLOCKS = {
     "pretrain": PretrainConfig,
     "linear_eval": LinearEvalConfig,
     "finetune": FinetuneConfig,
+    "distill": DistillConfig,
     "export": ExportConfig,
 }
 
@@ -145,7 +146,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         ("linear_eval: {fractions: ['0.0']}", "linear_eval", "given '0.0', allowed: a fraction in quotes"),
         ("linear_eval: {fractions: []}", "linear_eval", "given [], allowed: a list of at least one"),
         ("finetune: {seeds: [0, 1.5]}", "finetune", "finetune.seeds.1: given 1.5, allowed: a valid integer"),
-        ("export: {source: best}", "export", "given 'best', allowed: 'pretrained' or 'finetuned'"),
+        ("export: {source: best}", "export", "given 'best', allowed: 'pretrained', 'finetuned' or 'distilled'"),
         ("export: {variants: [int8]}", "export", "allowed: a list with fp32, in which nothing is twice"),
         ("export: {variants: [fp32, fp32]}", "export", "allowed: a list with fp32, in which nothing is twice"),
         ("export: {variants: [fp32, int4]}", "export", "given 'int4', allowed: 'fp32', 'int8' or 'fp16'"),
