@@ -5,7 +5,8 @@
 In the workspace `simclr demo` has run. For each seed its encoder is fine-tuned on 1 % of the labels, drawn by that
 seed; this teacher then teaches students on all 8,000 training images. Top-1 in percent of the same test images, next to
 what a small encoder learns from the same labels alone, and the difference of student and teacher, paired by seed. int8
-is the small student after export. Numbers of a budget of CPU time, not of what longer trainings reach.
+is the small student after export. Numbers of a budget of CPU time, not of what longer trainings reach. Seeds that FILE
+has already are kept, so that they can be run one by one.
 """
 
 import json
@@ -56,11 +57,14 @@ def main() -> None:
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    before = measure.cpu_seconds()
-    runs = [follow(options.workspace, seed) for seed in options.seeds]
+    runs: list[dict[str, Any]] = []
+    if options.json and options.json.exists():
+        runs = json.loads(options.json.read_text(encoding="utf-8"))["runs"]
+    done = {run["seed"] for run in runs}
+    runs += [follow(options.workspace, seed) for seed in options.seeds if seed not in done]
     results = measure.header("distill", "torch") | {
         "labels": runs[0]["labels"],
-        "seeds": options.seeds,
+        "seeds": [run["seed"] for run in runs],
         "students": {name: RECIPE | changed for name, changed in STUDENTS.items()},
         "top1": {name: summarize([run["top1"][name] for run in runs]) for name in runs[0]["top1"]},
         "minus teacher": {
@@ -70,7 +74,7 @@ def main() -> None:
         },
         "parameters": runs[0]["parameters"],
         "runs": runs,
-        "cpu_minutes": round((measure.cpu_seconds() - before) / 60, 1),
+        "cpu_minutes": round(sum(run["cpu_minutes"] for run in runs), 1),
     }
     print(json.dumps(results, indent=1))
     measure.write(results, options.json)
@@ -78,6 +82,7 @@ def main() -> None:
 
 def follow(workspace: Path, seed: int) -> dict[str, Any]:
     """Everything on the labels that one seed draws."""
+    before = measure.cpu_seconds()
     params = yaml.safe_load((workspace / "params.yaml").read_text(encoding="utf-8"))
     params["finetune"]["seeds"] = [seed]
     with tempfile.TemporaryDirectory() as temporary:
@@ -102,7 +107,7 @@ def follow(workspace: Path, seed: int) -> dict[str, Any]:
         export.run(folder)
         served = reports.read(folder, ExportReport).variants
         top1["a quarter of the parameters, int8"] = served["int8"].classifier_top1 if "int8" in served else None
-    return found | {"top1": top1}
+    return found | {"top1": top1, "cpu_minutes": round((measure.cpu_seconds() - before) / 60, 2)}
 
 
 def teach_alone(folder: Path, seed: int) -> float:
