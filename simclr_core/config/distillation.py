@@ -17,7 +17,7 @@ class DistillConfig(Block):
 
     teacher: WeightsSource | None = Field(
         default=None,
-        description='who teaches: a share of finetune such as "0.1", or a file in weights; null: nobody. A '
+        description='who teaches: a share of finetune such as "0.1", or a file in weights; null: none does. A '
         "file is an ONNX classifier or encoder, weights of one, or a copy of models/finetuned/0.1. "
         "With null the stage does nothing",
     )

@@ -1,8 +1,8 @@
 """Who teaches: the network fine-tuned on few labels, or a file in the folder ``weights``.
 
 A file is an ONNX graph, weights that torch or safetensors wrote, or a model directory. Whether it has classes or
-vectors to teach is seen from what it gives: as many numbers as the prepared images have classes are taken for those
-classes, in their order. The other kind of teacher is an encoder.
+vectors to teach is seen from what it gives: a number for each class of the prepared images is taken for those classes,
+in their order. The other kind of teacher is an encoder.
 """
 
 import json
