@@ -111,6 +111,13 @@ def test_every_asset_takes_the_pool(workspace: Workspace) -> None:
 
 
 @pytest.mark.seconds
+def test_no_asset_starts_alone_and_none_can_be_backfilled(workspace: Workspace) -> None:
+    """One decision starts a run of all of them; the tutorial says so."""
+    nodes = build_definitions(workspace).resolve_asset_graph().asset_nodes
+    assert nodes
+    assert [node.key for node in nodes if node.automation_condition or node.is_partitioned] == []
+
+
 def test_every_gate_blocks(workspace: Workspace) -> None:
     definitions = build_definitions(workspace)
     graph = definitions.resolve_asset_graph()
