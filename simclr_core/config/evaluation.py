@@ -67,7 +67,7 @@ class FinetuneConfig(Block):
     optimizer: Literal["sgd", "lars"] = Field(
         default="sgd",
         description="how weights are updated. sgd is SimCLR's, with Nesterov's momentum; lars is SimCLRv2's and takes "
-        "a rate of 0.005 with scaling sqrt",
+        "a rate of 0.005 with scaling sqrt. The baseline from scratch is always trained by sgd, then at a rate of 0.05",
     )
     # 0.05 is SimCLR's for a batch of 256. A batch of few labels is small because they are few, not to average less.
     learning_rate: Positive = Field(default=0.05, description="peak of the learning rate, before learning_rate_scaling")

@@ -10,7 +10,7 @@ Images are decoded ahead of their step; on a GPU their views are made ahead too,
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -40,6 +40,7 @@ from simclr_core.schedule import learning_rate
 from simclr_core.torch_calls import data_parallel
 
 PREFETCHED = 2  # batches decoded ahead of their step
+SCRATCH_RATE = 0.05  # of sgd from random weights, where the encoder is fine-tuned by LARS
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class Optimization:
     precision: torch.dtype = torch.float32
     member: Member | None = None
     rate_key: str = "finetune.learning_rate"
+
+
+def from_scratch(usual: Optimization) -> Optimization:
+    """The same steps for random weights, by SGD: LARS at a rate for fine-tuning moves them by some percent of their
+    norm in a hundred steps, which would make a weak baseline."""
+    return usual if usual.optimizer == "sgd" else replace(usual, optimizer="sgd", peak_rate=SCRATCH_RATE)
 
 
 class _Drawn(NamedTuple):

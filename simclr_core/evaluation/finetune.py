@@ -40,6 +40,7 @@ from simclr_core.evaluation.classifier_training import (
     Optimization,
     Start,
     few_label_augmentation,
+    from_scratch,
     train_classifier,
 )
 from simclr_core.evaluation.images import (
@@ -191,7 +192,8 @@ def tune(inputs: Inputs, member: Member) -> Tuned:
         begin = Start(encoder, probe.head if config.start == "probe" else None)
         starts = {"pretrained": begin, "scratch": Start(random_encoder(model, seed))}
         for name, start in starts.items():
-            network, loss = train_classifier(start, model.card, images, learned, augmentation, usual, seed)
+            how = usual if name == "pretrained" else from_scratch(usual)
+            network, loss = train_classifier(start, model.card, images, learned, augmentation, how, seed)
             networks[name].append(network)
             say("progress", message=f"seed {seed}, {name}: training loss {loss:.3f}")
     logits = {} if inputs.reason else {name: outputs(own, test, model, member) for name, own in networks.items()}

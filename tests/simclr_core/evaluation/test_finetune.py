@@ -305,6 +305,13 @@ def test_lars_scales_the_steps_of_the_encoder_alone() -> None:
         torch.testing.assert_close(weight.detach(), before[name] - 0.16 * trust * gradients[name])
 
 
+def test_the_baseline_of_lars_is_trained_by_sgd_in_the_same_steps() -> None:
+    by_lars = classifier_training.Optimization(7, 8, 0.16, "lars")
+    assert classifier_training.from_scratch(by_lars) == classifier_training.Optimization(7, 8, 0.05, "sgd")
+    by_sgd = classifier_training.Optimization(7, 8, 0.8)
+    assert classifier_training.from_scratch(by_sgd) is by_sgd
+
+
 @pytest.mark.seconds
 def test_the_recipe_of_simclr_v2_trains_the_kept_layer(with_a_head: Path) -> None:
     keep(with_a_head, head_layers=1, start="zero", optimizer="lars", learning_rate=0.005, learning_rate_scaling="sqrt")
