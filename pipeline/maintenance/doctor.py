@@ -138,6 +138,7 @@ def _workspace(workspace: Workspace, repair: bool) -> Iterator[Finding]:
     except ParamsError as error:
         fix = "correct the values named here" if workspace.params.exists() else "git checkout params.yaml"
         yield Finding("params.yaml", False, str(error), fix)
+    yield from _shadowing(workspace.root)
     yield from _clusters(workspace.root)
     yield from _disk(workspace, storage.min_free_gigabytes, storage.max_cache_gigabytes)
     yield _git(workspace)
@@ -165,6 +166,15 @@ def _preflight(workspace: Workspace, settings: params.Params) -> Iterator[Findin
         for warning in found:
             what, _, fix = warning.rpartition("; ")
             yield Finding("images", True, what, fix, warning=True)
+
+
+def _shadowing(root: Path) -> Iterator[Finding]:
+    """Modules of the user that ``python -m`` of a stage would run, where ``simclr`` does not start it."""
+    for name in ("deploy", "pipeline", "simclr_core"):
+        for path in (root / f"{name}.py", root / name / "__init__.py"):
+            if path.is_file():
+                what = f"{path} has the name of a package of this program, and `dvc repro` by hand would import it"
+                yield Finding("module names", True, what, "rename it, or export PYTHONSAFEPATH=1", warning=True)
 
 
 def _clusters(root: Path) -> Iterator[Finding]:

@@ -38,6 +38,14 @@ def seen(workspace: Workspace, name: str, repair: bool = False) -> Finding:
     return found
 
 
+def test_a_module_of_the_user_with_the_name_of_a_package_is_named(workspace: Workspace) -> None:
+    assert "module names" not in {finding.name for finding in examine(workspace.root, repair=False)}
+    (workspace.root / "pipeline.py").touch()
+    found = seen(workspace, "module names")
+    assert found.warning
+    assert str(workspace.root / "pipeline.py") in found.detail
+
+
 def write_rwlock(workspace: Workspace, text: str) -> Path:
     path = workspace.root / ".dvc" / "tmp" / "rwlock"
     path.parent.mkdir(parents=True, exist_ok=True)
