@@ -54,18 +54,21 @@ def interrupted(workspace: Workspace, turn: int, number: signal.Signals) -> "sub
 
 
 PLACES = 20
+ENDS = [(place, number) for place in range(PLACES) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 @repeated
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_tracking_that_is_ended_at_any_step_is_completed(filled: Workspace, number: signal.Signals) -> None:
+@pytest.mark.timeout(900)  # with all repetitions
+def test_tracking_that_is_ended_at_any_step_is_completed(filled: Workspace) -> None:
     ingest(filled)
     put(filled, "unlabeled/counted.png", encode(draw(1, 950)))
-    steps = int(interrupted(filled, 0, number).stdout.split()[-1])
+    steps = int(interrupted(filled, 0, signal.SIGINT).stdout.split()[-1])
     assert steps > 10
-    for images, place in enumerate(some(range(PLACES), 4), start=42):
-        put(filled, f"unlabeled/{place}.png", encode(draw(2, 2000 + place)))
+    some_ends = some(ENDS, 6)
+    assert {number for _, number in some_ends} == {signal.SIGINT, signal.SIGTERM}
+    for images, (place, number) in enumerate(some_ends, start=42):
+        put(filled, f"unlabeled/{images}.png", encode(draw(2, 2000 + images)))
         turn = 1 + place * steps // PLACES
         done = interrupted(filled, turn, number)
         assert done.returncode or int(done.stdout.split()[-1]) < turn, "one that took fewer steps may have ended"

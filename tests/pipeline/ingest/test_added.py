@@ -15,6 +15,7 @@ from pipeline.workspace import Workspace
 from tests.conftest import draw, encode
 from tests.pipeline.conftest import fill, put, read_files
 from tests.pipeline.retraining.bucket import Bucket, bucket, upload
+from tests.repetitions import repeated, repetitions
 
 
 @pytest.fixture
@@ -166,8 +167,9 @@ def twins(workspace: Workspace, empty_workspace: Path, tmp_path: Path) -> tuple[
     return fill(workspace), fill(other)
 
 
+@repeated
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(repetitions(2, all=6)))
 def test_the_answers_are_those_of_an_ingest_of_all_files(
     twins: tuple[Workspace, Workspace], seed: int, alone: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

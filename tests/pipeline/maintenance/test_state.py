@@ -89,6 +89,7 @@ def test_a_remote_that_is_away_stops_nothing_and_gets_everything_later(computed:
     assert (restored(computed, "runs/22222222", tmp_path / "two").raw / "number").read_text() == "2"
 
 
+@pytest.mark.seconds
 def test_a_busy_workspace_is_kept_by_the_next_stage(computed: Workspace) -> None:
     with client.exclusive(computed.root, "fsck"):
         assert keep(computed, "11111111-a") is None

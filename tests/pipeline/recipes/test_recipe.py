@@ -80,6 +80,7 @@ def test_only_the_keys_of_the_recipe_differ(name: str) -> None:
     assert json.dumps(merged) == json.dumps(expected), "in the order of the base, too"
 
 
+@pytest.mark.seconds
 def test_the_published_protocol_is_on_where_the_published_number_is_named(tmp_path: Path) -> None:
     """SimCLR, section B.6; a block in the place of null."""
     imagenet = read(tmp_path, "imagenet-r50").linear_eval

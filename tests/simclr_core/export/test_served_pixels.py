@@ -73,6 +73,7 @@ def test_photographs_are_stored_as_they_are_served(tmp_path: Path, files: list[b
     assert found.cosine_min > 0.999
 
 
+@pytest.mark.seconds
 def test_another_filter_shows(tmp_path: Path, files: list[bytes]) -> None:
     found = compare_served(embed_pixels, store(tmp_path, files, 96, bicubic=True))
     assert found is not None

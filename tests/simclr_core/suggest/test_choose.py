@@ -90,6 +90,7 @@ def test_flipped_labels_are_suspected(pretrained: Path, monkeypatch: pytest.Monk
     }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("by", ["typical", "diverse", "uncertain", "novel"])
 def test_a_group_gives_one_image(pretrained: Path, by: By) -> None:
     put_groups(pretrained, np.arange(96) % 4)

@@ -42,6 +42,7 @@ def test_it_is_the_mean_over_the_classes_that_images_have(images: int, classes: 
     assert exact_precision(scores, truth) == pytest.approx(np.mean(expected), abs=1e-12)
 
 
+@pytest.mark.seconds
 def test_resamples_are_those_of_images_that_are_drawn_again() -> None:
     scores, truth = answers(30, 4, ties=True)
     found = mean_precision({"one": scores}, truth, seed=3)["one"]
