@@ -111,3 +111,11 @@ def test_budgets_are_drawn_by_seed_and_those_of_more_than_half_of_the_labels_onc
         assert one.positions.tolist() == per_class_subset(known, names, 1, 5 + number).tolist()
     assert drawn["0.1"][2].positions.tolist() == subset(known, names, "0.1", 7).tolist()
     assert {one.budget for one in drawn["0.1"]} == {"0.1"}
+
+
+@pytest.mark.parametrize(("fraction", "number"), [("0.00125", 1), ("0.00625", 5), ("0.03125", 25)])
+def test_a_share_takes_the_labels_of_the_number_per_class_that_it_comes_to(fraction: str, number: int) -> None:
+    """So fine-tuning on a share has the labels of a probe, and both are on one curve."""
+    known = labels(*[800] * 10)
+    expected = per_class_subset(known, keys(8000), number, 1)
+    assert subset(known, keys(8000), fraction, 1).tolist() == expected.tolist()
