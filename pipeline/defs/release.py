@@ -19,7 +19,6 @@ from pipeline.release.champion import pin
 from pipeline.release.facts import comparison
 from pipeline.release.serving import Released
 from pipeline.run_report import page
-from pipeline.runs.instance import opened
 from pipeline.waiting import Candidate, candidate_page
 from pipeline.workspace import Workspace
 
@@ -110,6 +109,8 @@ def record_decision(workspace: Workspace, done: Released | Held) -> None:
     Raises:
         ServiceError: Dagster's records cannot be reached or read.
     """
+    from pipeline.runs.instance import opened  # with SQLAlchemy and Alembic, which definitions would load each time
+
     with opened(workspace.root) as instance:
         if isinstance(done, Released) and _latest(instance) != (done.bundle, done.version):
             instance.report_runless_asset_event(_materialization(workspace, done))
