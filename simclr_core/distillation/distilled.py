@@ -92,14 +92,15 @@ def publish_distilled(
     history: Sequence[Record],
     report: DistillReport,
 ) -> None:
-    """The student as a model directory, ``distill.json`` and ``distill.csv``: the same for the same run."""
+    """The student as a model directory with the history of its training, and ``distill.json``: the same for the same
+    run."""
     encoder, head = network
     assert isinstance(encoder, Encoder)
     state = head.state_dict() if card["classes"] else {f"map.{name}": one for name, one in head.state_dict().items()}
     metrics = {name: value for name, value in asdict(report).items() if name not in ("scores", "paired", "reason")}
     with publish(workspace / "models" / "distilled", replace=True) as work:
         save_model(work, encoder, state, {**card, "config": config.model_dump(), "metrics": metrics})
-    write_table(workspace / "reports" / "distill.csv", history)
+        write_table(work / "history.csv", history)
     reports.write(workspace, report)
 
 

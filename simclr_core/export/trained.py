@@ -88,7 +88,7 @@ def _seen(card: Mapping[str, Any], images: LabeledImages) -> NDArray[np.int64]:
 
 def _distilled(directory: Path) -> Path:
     if not (directory / "model.json").exists():
-        advice = "name a teacher with `simclr distill`, or set export.source to pretrained"
+        advice = "name a teacher in distill.teacher and run the stage distill, or set export.source to pretrained"
         raise CheckpointError(f"{directory}: no student was distilled; {advice}")
     return directory
 
