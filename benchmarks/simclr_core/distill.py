@@ -62,6 +62,7 @@ def main() -> None:
         runs = json.loads(options.json.read_text(encoding="utf-8"))["runs"]
     done = {run["seed"] for run in runs}
     runs += [follow(options.workspace, seed) for seed in options.seeds if seed not in done]
+    runs.sort(key=lambda run: int(run["seed"]))
     results = measure.header("distill", "torch") | {
         "labels": runs[0]["labels"],
         "seeds": [run["seed"] for run in runs],
