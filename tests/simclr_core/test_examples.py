@@ -17,6 +17,8 @@ MODULES = (
     "simclr_core.distillation.objective",
     "simclr_core.evaluation.knn",
     "simclr_core.evaluation.multi_label.classifiers",
+    "simclr_core.evaluation.transfer.few_shot",
+    "simclr_core.evaluation.transfer.measure",
     "simclr_core.lars",
     "simclr_core.loss.nt_xent",
     "simclr_core.machine.place",

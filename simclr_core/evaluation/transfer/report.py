@@ -1,0 +1,82 @@
+"""The report ``transfer``: for a program, for a terminal, and as a page of its own.
+
+reports/transfer.json, reports/transfer.html
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+
+from deploy.plural import align
+from simclr_core.evaluation.transfer.few_shot import EPISODES, SHOTS, WAYS
+from simclr_core.evaluation.transfer.measure import Difference, Transfer
+
+FORMAT_VERSION = 1
+SURE = 0.05  # p-value below which a difference counts
+HEAD = ("features", "linear", "per class", "kNN", "per class", f"{WAYS}-way {SHOTS}-shot")
+STYLE = "body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color-scheme:light dark}"
+CELLS = "td,th{padding:.2em .8em;text-align:right}td:first-child,th:first-child{text-align:left}"
+
+
+def to_json(encoder: str, found: Sequence[Transfer]) -> str:
+    """``encoder`` says which one was measured."""
+    sets = [asdict(one) for one in found]
+    return json.dumps({"format_version": FORMAT_VERSION, "encoder": encoder, "sets": sets}, indent=2) + "\n"
+
+
+def describe(found: Sequence[Transfer]) -> str:
+    """A table of each set, and whether the encoder is better than what it is compared with."""
+    return "\n\n".join("\n".join([_title(one), *align(_rows(one), numbers=True), *_said(one)]) for one in found)
+
+
+def page(found: Sequence[Transfer]) -> str:
+    """HTML that needs no other file."""
+    parts = [f"<h2>{escape(_title(one))}</h2>{_table(_rows(one))}{_paragraphs(_said(one))}" for one in found]
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Transfer</title><style>{STYLE}{CELLS}</style>'
+    explained = (
+        "Accuracy in percent on test images of sets that the encoder was not trained on. Linear evaluation is that of "
+        f"SimCLR, appendix B.8; few-shot is the mean of {EPISODES} episodes with its interval of 95 %."
+    )
+    return f"{head}<h1>Transfer</h1><p>{explained}</p>{''.join(parts)}</html>\n"
+
+
+def _title(one: Transfer) -> str:
+    return f"{one.name}: {one.classes} classes, {one.train:,} training images, {one.test:,} test images"
+
+
+def _rows(one: Transfer) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [HEAD]
+    for name, worth in one.worth.items():
+        numbers = (worth.linear, worth.linear_per_class, worth.knn, worth.knn_per_class)
+        rows.append((name, *(f"{number:.1f}" for number in numbers), _interval(worth.few_shot)))
+    return rows
+
+
+def _said(one: Transfer) -> list[str]:
+    return [*(_compared(name, difference) for name, difference in one.above.items()), *one.notes]
+
+
+def _compared(name: str, above: Difference) -> str:
+    linear, knn = _judged(above.linear, above.linear_p), _judged(above.knn, above.knn_p)
+    few_shot = f"; few-shot {_interval(above.few_shot, '+')}" if above.few_shot else ""
+    return f"over {name}: linear {linear}; kNN {knn}{few_shot}"
+
+
+def _judged(points: float, p_value: float) -> str:
+    sure = "" if p_value < SURE else ", not more than chance"
+    return f"{points:+.1f} points (p {p_value:.2g}{sure})"
+
+
+def _interval(given: tuple[float, float] | None, sign: str = "") -> str:
+    return "too few images" if given is None else f"{given[0]:{sign}.1f} ± {given[1]:.1f}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
