@@ -34,7 +34,7 @@ def transfer(workspace: Workspace, folders: tuple[str, ...], bundled: tuple[str,
     if not names:
         raise click.UsageError("no set to measure on; give NAME=FOLDER or --set digits")
     if len(set(names)) < len(names):
-        raise click.UsageError(f"{', '.join(names)}: a name occurs twice; give each set a name of its own")
+        raise click.UsageError(f"{', '.join(names)}: a name occurs twice; give each set its own name")
     workspaces.require_writable(workspace)
     from simclr_core.machine import wait_policy
 

@@ -20,7 +20,7 @@ from deploy.images.inputs import Picture
 from deploy.plural import counted, listed
 from simclr_core.errors import LabelError
 
-TEST_SHARE = 5  # one in so many is a test image where a set has no split
+TEST_SHARE = 5  # one image of this number is a test image where a set has no split
 FEWEST = 2  # training images of a class: one to learn from, one to choose the penalty by
 SHOWN = 5  # names in a message
 SPLITS = ("train", "test")

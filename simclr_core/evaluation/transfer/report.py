@@ -1,4 +1,4 @@
-"""The report ``transfer``: for a program, for a terminal, and as a page of its own.
+"""The report ``transfer``: for a program, for a terminal, and as a separate page.
 
 reports/transfer.json, reports/transfer.html
 """

@@ -71,7 +71,7 @@ def test_a_set_of_one_class_leaves_no_report(trained: Workspace, tmp_path: Path)
         (["digits=x", "--set", "digits"], "a name occurs twice"),
     ],
 )
-def test_arguments_that_are_no_sets(workspace: Workspace, given: list[str], said: str) -> None:
+def test_wrong_arguments(workspace: Workspace, given: list[str], said: str) -> None:
     result = CliRunner().invoke(simclr, ["--workspace", str(workspace.root), "transfer", *given])
     assert result.exit_code == 2
     assert said in result.output

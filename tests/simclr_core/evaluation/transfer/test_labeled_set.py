@@ -62,7 +62,7 @@ def test_a_file_in_two_classes_is_left_out(tmp_path: Path) -> None:
     assert found.notes == ("left out: 2 files that are in folders of two classes",)
 
 
-def test_folders_that_are_no_set(tmp_path: Path) -> None:
+def test_a_folder_without_a_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"no folder .*none"):
         open_folder("pets", tmp_path / "none")
     with pytest.raises(LabelError, match="no images in class folders"):

@@ -53,7 +53,7 @@ def test_the_mean_over_classes_gives_each_class_the_same_weight() -> None:
 
 
 @pytest.mark.seconds
-def test_a_set_is_measured_beside_random_weights_and_pixels(model: Model) -> None:
+def test_a_set_is_compared_with_random_weights_and_pixels(model: Model) -> None:
     found = measure(some_digits(300), model, {"simclr": model.encoder, "random": random_encoder(model, 1)})
     assert list(found.worth) == ["simclr", "random", "pixels"]
     assert list(found.above) == ["random", "pixels"]
