@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 COMPILE := .venv-lock/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
 SERVER := docs/deployment/server/requirements.txt
-EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra ray --extra serve --extra search --extra completion --extra heic --extra tiff --extra timm --extra docs --extra dev
+EXTRAS := --extra train --extra pipeline --extra s3 --extra postgres --extra ray --extra serve --extra search --extra completion --extra heic --extra tiff --extra timm --extra tune --extra docs --extra dev
 
 # Every direct dependency without its bounds.
 NEWEST = $(shell $(BIN)/python -c "import re, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \

@@ -25,6 +25,7 @@ from pipeline.cli.release import release
 from pipeline.cli.run import absolute, ingest, run
 from pipeline.cli.suggest import suggest
 from pipeline.cli.transfer import transfer
+from pipeline.cli.tune import tune
 from pipeline.cli.weights import weights
 from pipeline.errors import FORESEEN, GateError, StageFailedError
 from pipeline.recipes.recipe import AUTO, summaries
@@ -76,7 +77,7 @@ def simclr(context: click.Context, workspace: Path | None) -> None:
     context.obj = workspace
 
 
-for command in (ingest, plan, run, explore, suggest, quarantine, release, purge, weights, transfer):
+for command in (ingest, plan, run, explore, suggest, tune, quarantine, release, purge, weights, transfer):
     simclr.add_command(command)
 
 

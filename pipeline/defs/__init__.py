@@ -13,6 +13,7 @@ from pipeline.defs.raw_images import raw_images
 from pipeline.defs.release import champion, released_encoder
 from pipeline.defs.retraining import build_retraining, freshness, retrain
 from pipeline.defs.stage_assets import dvc_assets
+from pipeline.defs.tune import tune
 from pipeline.defs.watchdog import build_watchdog
 from pipeline.workspace import Workspace
 
@@ -49,7 +50,7 @@ def build_definitions(workspace: Workspace) -> dg.Definitions:
             for gate in (*GATES, expectation_checks, drift_check)
             if all(check.asset_key in results for check in gate.check_keys)
         ],
-        jobs=[retrain, *release.JOBS],
+        jobs=[retrain, tune, *release.JOBS],
         sensors=[*retraining.sensors, *build_alerts(workspace), build_watchdog(workspace, *retraining.schedules)],
         schedules=retraining.schedules,
         resources={"workspace": workspace},

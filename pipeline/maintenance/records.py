@@ -19,6 +19,7 @@ from simclr_core.pretraining.unfinished import find_unfinished, run_folders
 
 ABANDONED_DAYS = 14  # resume checkpoints of a configuration that has not been trained since
 LOG_DAYS = 90
+SEARCHES, FINISHED = "tune", "finished"  # folder of .simclr with one for each search, and a note in it
 RECORDS = "*-*-*-*-*.db"  # events of a run, which has a UUID
 
 
@@ -26,7 +27,7 @@ def tidy(workspace: Workspace, config: StorageConfig, dry_run: bool = False) -> 
     """Remove records that grow with every run and that no version needs; cheap enough for every run."""
     files = freed = 0
     boards = _old_boards(workspace, config.keep_tensorboards)
-    for path in chain(_abandoned_runs(workspace), old_logs(workspace), boards):
+    for path in chain(_abandoned_runs(workspace), _old_searches(workspace), old_logs(workspace), boards):
         files, freed = files + 1, freed + bytes_of(path)
         if not dry_run:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -68,6 +69,13 @@ def old_logs(workspace: Workspace) -> Sequence[Path]:
         for file in [*(file for folder in folders for file in files_below(folder)), *captured, *aside]
         if file not in of_runs and _untouched(file, LOG_DAYS)
     ]
+
+
+def _old_searches(workspace: Workspace) -> Iterator[Path]:
+    """Those of `simclr tune` that have ended, or that nobody has continued. One at work would hold the workspace."""
+    for folder in sorted((workspace.scratch / SEARCHES).glob("*/")):
+        if (folder / FINISHED).exists() or _untouched(folder, ABANDONED_DAYS):
+            yield folder
 
 
 def _old_boards(workspace: Workspace, keep: int) -> list[Path]:

@@ -21,7 +21,17 @@ from pipeline.validation.expectations import expectations
 from pipeline.workspace import Workspace, executable
 
 REPOSITORY = Path(__file__).parents[2]
-HEAVY = {"torch", "torchvision", "great_expectations", "onnxruntime", "onnx", "pandas", "pyarrow", "matplotlib"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "great_expectations",
+    "onnxruntime",
+    "onnx",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "optuna",
+}
 
 
 def measured(code: str, folder: Path) -> tuple[str, float]:
@@ -152,6 +162,16 @@ def test_retrain_covers_every_asset_and_takes_its_configuration(workspace: Works
     dg.validate_run_config(job)
     with pytest.raises(dg.DagsterInvalidConfigError):
         dg.validate_run_config(job, {"ops": {"raw_images": {"config": {"source": "inbox"}}}})
+
+
+def test_a_search_takes_the_pool_and_a_small_configuration(workspace: Workspace) -> None:
+    job = build_definitions(workspace).resolve_job_def("tune")
+    assert [node.definition.pool for node in job.graph.nodes if isinstance(node.definition, dg.OpDefinition)] == ["dvc"]
+    config = {"ops": {"search_settings": {"config": {"budget": "10m", "trials": 6, "write": True}}}}
+    dg.validate_run_config(job, config)
+    dg.validate_run_config(job)
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        dg.validate_run_config(job, {"ops": {"search_settings": {"config": {"trial": 6}}}})
 
 
 def test_string_selections_parse() -> None:
