@@ -72,7 +72,7 @@ def old_logs(workspace: Workspace) -> Sequence[Path]:
 
 
 def _old_searches(workspace: Workspace) -> Iterator[Path]:
-    """Those of `simclr tune` that have ended, or that nobody has continued. One at work would hold the workspace."""
+    """Those of `simclr tune` that have ended, or have not changed for long. One at work would hold the workspace."""
     for folder in sorted((workspace.scratch / SEARCHES).glob("*/")):
         if (folder / FINISHED).exists() or _untouched(folder, ABANDONED_DAYS):
             yield folder

@@ -1,4 +1,4 @@
-"""The search as a process, for Dagster: cancelling the run ends every process of it."""
+"""The search as a process, for Dagster: a run that is canceled leaves no process."""
 
 import os
 import subprocess

@@ -31,7 +31,7 @@ def compare(winner: Sequence[float], present: Sequence[float]) -> Comparison:
     Examples:
         >>> compare([72.0, 73.0, 74.0], [70.0, 71.0, 71.9])
         Comparison(seeds=3, difference=2.033, low=1.936, high=2.131, better=True)
-        >>> compare([75.0, 70.0, 72.0], [70.0, 71.0, 71.0]).better  # a mean of 1.7 that is no more than noise
+        >>> compare([75.0, 70.0, 72.0], [70.0, 71.0, 71.0]).better  # a mean of 1.7 within the noise
         False
     """
     from scipy.special import stdtrit

@@ -2,7 +2,7 @@
 trained again. So a search that was killed continues, to the same table.
 
 The first rung is drawn by Optuna's tree of Parzen estimators: the first half at random, the others from what the
-earlier ones gave. Its generator begins anew for each setting, from the seed of the search and the setting's number, so
+earlier ones gave. Its generator begins again for each setting, from the seed of the search and the setting's number, so
 that a kill does not change what comes next.
 """
 

@@ -51,7 +51,7 @@ Space = Mapping[str, Range | OneOf]
 
 
 def describe_space(config: PretrainConfig, images: int) -> Space:
-    """What makes sense to search from the present settings with so many training ``images``."""
+    """What makes sense to search from the present settings with this number of training ``images``."""
     return dict(_knobs(config, images))
 
 

@@ -28,6 +28,8 @@ MODULES = (
     "simclr_core.suggest.mistakes",
     "simclr_core.suggest.pool",
     "simclr_core.suggest.ranked",
+    "simclr_core.tune.comparison",
+    "simclr_core.tune.halving",
 )
 ROOT = Path(__file__).parents[2]
 
