@@ -64,8 +64,8 @@ def choose_judge(workspace: Path, seed: int) -> Judge:
     """
     prepared = workspace / "data" / "prepared"
     card, train = read_card(prepared), ShardedImages(prepared / "train")
-    images = few(EvaluationImages.of(train), seed)
-    folds = divide(images, read_near_groups(workspace), seed, draw_all)
+    images = few(EvaluationImages.of(train), seed).with_near(read_near_groups(workspace))
+    folds = divide(images, seed, draw_all)
     if folds:
         config = LinearEvalConfig(l2_count=L2_COUNT, seed=seed)
 
