@@ -41,7 +41,7 @@ def results(found: Report) -> list[object]:
     return [replace(one, cpu_seconds=0.0) for one in found.outcome.tried]
 
 
-@pytest.mark.seconds
+@pytest.mark.slow
 def test_after_a_kill_the_search_ends_with_the_same_table(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
