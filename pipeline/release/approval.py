@@ -48,7 +48,7 @@ def reasons_to_ask(releases: Releases, gates: Mapping[str, str]) -> tuple[str, .
         return ()
     compare, drift = known(root, CompareReport), known(root, EmbeddingDriftReport)
     undecided = [name for name, said in gates.items() if said.startswith("undecided")]
-    found = [f"{' and '.join(undecided)} could not decide"] if undecided else []
+    found = [f"{', '.join(undecided)} could not decide"] if undecided else []
     found += ["nothing could judge it (UNJUDGED)"] if compare and compare.unjudged else []
     found += [f"drift in {drift.batch}"] if drift and drift.verdict == "drift" else []
     return tuple(found or (["gates.approval is required"] if rule == "required" else []))

@@ -24,6 +24,7 @@ from simclr_core.evaluation.knn import knn_predict
 from simclr_core.evaluation.linear_eval import pixel_features
 from simclr_core.evaluation.linear_probe import fit_probe, ranked_classes
 from simclr_core.evaluation.paired_comparison import mcnemar_p_value
+from simclr_core.evaluation.scores.budgets import PIXELS
 from simclr_core.evaluation.transfer.few_shot import draw_episodes, episode_accuracy, interval
 from simclr_core.evaluation.transfer.labeled_set import LabeledSet, check
 from simclr_core.machine.threads import own_cores
@@ -32,7 +33,7 @@ from simclr_core.model.model_directory import Model
 
 PENALTIES = 45  # SimCLR, appendix B.8
 NEIGHBORS, TEMPERATURE = 20, 0.1  # of kNN, as in evaluate's defaults
-PIXELS = "pixels"
+
 
 Features = Mapping[str, NDArray[np.float32]]
 

@@ -47,6 +47,7 @@ def test_the_reports_are_written_and_say_what_cannot_be_measured(trained: Worksp
     said = CliRunner().invoke(simclr, command, catch_exceptions=False).output
     assert "shades: 2 classes, 8 training images, 4 test images" in said
     assert "too few images" in said
+    assert "random weights 3" in said
     assert "left out: 1 file that cannot be read" in said
     (found,) = json.loads((trained.reports / "transfer.json").read_text())["sets"]
     assert list(found["worth"]) == ["simclr", "random_init 0", "random_init 1", "random_init 2", "pixels"]
