@@ -64,8 +64,9 @@ def test_a_set_is_compared_with_random_weights_and_pixels(model: Model) -> None:
     assert 70 < few_shot[0] < 100
     assert found.above["pixels"].linear == pytest.approx(found.worth["simclr"].linear - found.worth["pixels"].linear)
     assert json.loads(to_json("models/pretrained", [found]))["sets"][0]["test"] == found.test
-    assert "over pixels: linear" in describe([found])
-    assert "not more than chance" in describe([replace(found, above={"x": replace(found.above["pixels"], knn_p=0.2)})])
+    above = replace(found.above["pixels"], linear=1.25, linear_p=0.2, knn=-3.0, knn_p=0.04, few_shot=(2.0, 2.5))
+    row = describe([replace(found, above={"pixels": above})]).splitlines()[-2]
+    assert row.split() == ["raw", "pixels", "+1.2", "0.2", "-3.0", "*", "0.04", "+2.0", "±", "2.5"]
     assert "&lt;b&gt;" in page([replace(found, name="<b>")])
 
 
