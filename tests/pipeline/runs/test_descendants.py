@@ -38,9 +38,10 @@ def test_descendants_are_found_in_other_sessions_too(family: "subprocess.Popen[b
 
 
 def test_a_process_does_not_find_itself() -> None:
-    program = f"import os; from pipeline.runs.descendants import descendants; print(descendants({MARK!r}, {VALUE!r}))"
+    alone = f"{VALUE}-alone"  # a family that was killed may take a moment to be gone
+    program = f"import os; from pipeline.runs.descendants import descendants; print(descendants({MARK!r}, {alone!r}))"
     done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | {MARK: VALUE}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], env=os.environ | {MARK: alone}, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
 

@@ -80,7 +80,7 @@ def on_rank(rank: int, size: int) -> dict[str, Any]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
     trained = Learner(
         model,
-        pretrain._distributed(model, member),
+        pretrain.distributed(model, member),
         optimizer,
         InBatch(nt_xent, 0.5, torch.float32),
         scaler,

@@ -239,7 +239,7 @@ def trained(rank: int, size: int, workspace: Path) -> tuple[list[Any], dict[str,
     torch.manual_seed(0)
     encoder = build_encoder("resnet10", 0.125, "compact")
     network = nn.Sequential(encoder, build_projection_head(encoder.feature_dim, 2, 16, 8))
-    model = pretrain._distributed(network, member)
+    model = pretrain.distributed(network, member)
     monitor = pretrain.choose_monitor(images, card, pretrain.Preprocessing(16, 16), 48, 0, member)
     with pytest.MonkeyPatch.context() as patch, Progress(4, 384, workspace / "board", rank > 0) as progress:
         collapse_above(patch, 0.6 * PEAK)

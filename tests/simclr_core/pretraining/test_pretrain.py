@@ -310,7 +310,7 @@ def a_step(rank: int, size: int, workspace: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     encoder = build_encoder("resnet10", 0.125, "compact")
     network = nn.Sequential(encoder, build_projection_head(encoder.feature_dim, 2, 16, 8))
-    model = pretrain._distributed(network, member)
+    model = pretrain.distributed(network, member)
     outcome = InBatch(nt_xent, 0.5, torch.float32).backward(model, next(batches.network_inputs(0, 1)))
     gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     optimizer = pretrain.build_optimizer("sgd", network, 0.9, 1e-4)

@@ -1,12 +1,13 @@
 """The judge sees training images alone: by their labels, or without any by their views."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simclr_core.data.shards import ShardedImages
+from simclr_core.data.shards import ShardedImages, read_card, write_card
 from simclr_core.errors import LabelError, NonFiniteFeaturesError
 from simclr_core.evaluation.images import EvaluationImages
 from simclr_core.model.model_directory import load_model
@@ -27,6 +28,11 @@ def test_it_judges_without_the_test_split(pretrained: Path, labeled: bool) -> No
     assert score == choose_judge(pretrained, 0).score(model)
     assert 0 < score.value < 100
     assert score.interval > 0
+
+
+def test_several_labels_of_an_image_are_not_judged(pretrained: Path) -> None:
+    write_card(pretrained / "data" / "prepared", replace(read_card(pretrained / "data" / "prepared"), multi_label=True))
+    assert choose_judge(pretrained, 0).name == VIEWS
 
 
 def test_the_labels_decide_the_score(pretrained: Path) -> None:
