@@ -1,5 +1,5 @@
 """Successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification", AISTATS): all settings are
-trained shortly, the best third three times as long, and so on, so that every rung takes the same time.
+trained for a short time, the best third three times as long, and so on, so that every rung takes the same time.
 
 A setting that is promoted starts over. The learning rate follows a cosine over the whole training and ends at zero, so
 a checkpoint of a short training is not a point on the way of a longer one: to continue from it would be a warm
