@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 
 from deploy.artifact import write_atomically
 from deploy.failure import install_command
@@ -94,7 +95,5 @@ def _require_time(planned: Plan, epoch: float, asked: Asked) -> None:
 
 
 def _require_optuna() -> None:
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        raise ParamsError(f"simclr tune needs Optuna, which is not installed; run {install_command('tune')}") from None
+    if find_spec("optuna") is None:
+        raise ParamsError(f"simclr tune needs Optuna, which is not installed; run {install_command('tune')}")

@@ -109,7 +109,7 @@ class Inputs:
 
 
 def run(workspace: Path) -> None:
-    """The stage; without a teacher it writes that there is none.
+    """The stage; without a teacher it writes the reason why it trains no student.
 
     Raises:
         SimclrError, ArtifactError: whatever is wrong with the parameters, the images, the teacher or an earlier

@@ -181,7 +181,7 @@ def _of_weights(workspace: Path, path: Path, config: DistillConfig, encoder: Enc
 def _find_classifier(
     encoder: Encoder, tensors: dict[str, Tensor], unused: tuple[str, ...], classes: int
 ) -> nn.Linear | None:
-    """The linear layer among the unused weights that makes of h the classes; None: there is none.
+    """The linear layer among the unused weights that makes of h the classes; None if no layer does.
 
     Raises:
         DistillationError: several could be it.

@@ -100,7 +100,7 @@ def connect_ingested(path: Path) -> sqlite3.Connection:
 
 
 def signature(path: Path) -> list[int]:
-    """What changes with the file; empty where there is none."""
+    """What changes with the file; empty if the file does not exist."""
     try:
         status = path.stat()
     except FileNotFoundError:

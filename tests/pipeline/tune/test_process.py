@@ -2,6 +2,7 @@
 
 import sys
 
+import psutil
 import pytest
 
 from pipeline.errors import StageFailedError
@@ -18,8 +19,8 @@ def test_an_error_of_the_search_is_said(workspace: Workspace) -> None:
 
 
 def test_a_cancel_leaves_no_process(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in prints its number and waits for longer than the test may take."""
-    code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(600)"
+    """The stand-in prints its number and waits for a signal."""
+    code = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
     monkeypatch.setattr(process, "command", lambda *_: [sys.executable, "-c", code])
     found: list[int] = []
 
@@ -29,6 +30,4 @@ def test_a_cancel_leaves_no_process(workspace: Workspace, monkeypatch: pytest.Mo
 
     with pytest.raises(KeyboardInterrupt):
         process.run(workspace, [], cancel)
-    import psutil
-
     assert not psutil.pid_exists(found[0])

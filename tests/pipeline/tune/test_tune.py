@@ -124,3 +124,11 @@ def test_a_time_that_is_too_short_is_refused(workspace: Workspace, monkeypatch: 
     with pytest.raises(ParamsError, match="give at least 10 min"):
         tune(workspace, ASKED, lambda _: None)
     assert not [*workspace.scratch.glob("tune/*")], "the measured speed is not kept"
+
+
+def test_without_optuna_the_command_that_installs_it_is_named(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tune.tune.find_spec", lambda _: None)
+    with pytest.raises(ParamsError, match=r"needs Optuna, which is not installed; run .*pip install '.*\[tune\]'"):
+        tune(workspace, Asked(60.0))
