@@ -7,9 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from deploy.artifact import publish
@@ -18,9 +15,7 @@ from simclr_core.config import DistillConfig
 from simclr_core.distillation.report import DistillReport
 from simclr_core.distillation.teacher import Teacher
 from simclr_core.evaluation.calibration import log_odds
-from simclr_core.evaluation.features import BATCH, normalize
 from simclr_core.evaluation.images import (
-    EvaluationImages,
     count_pairs,
     missing_labels,
     outputs,
@@ -58,8 +53,8 @@ def examine(
     if missing := missing_labels(train, test):
         return replace(report, reason=missing)
     alone = Member(0, 1, member.device)
-    (logits,) = outputs([network], test, model, alone)
-    answers, taught = logits.argmax(axis=1), ask(teacher, test, model, member.device).argmax(axis=1)
+    logits, said = outputs([network, teacher.network], test, model, alone)
+    answers, taught = logits.argmax(axis=1), said.argmax(axis=1)
     right, known = answers == test.labels, taught == test.labels
     return replace(
         report,
@@ -70,18 +65,6 @@ def examine(
         paired=count_pairs([(right, known)]),
         scores=score(log_odds(logits), test.labels, answers, train.labels, model.card["classes"]),
     )
-
-
-def ask(teacher: Teacher, split: EvaluationImages, model: Model, device: torch.device) -> NDArray[np.float32]:
-    """What the teacher says of the images of a split as evaluation sees them: [n, dim]."""
-    said = []
-    with torch.no_grad():
-        for chunk in split.chunks(model.preprocessing):
-            for start in range(0, len(chunk), BATCH):
-                few = torch.from_numpy(chunk[start : start + BATCH])
-                views = normalize(few.to(device), model.card["mean"], model.card["std"])
-                said.append(teacher.network(views).float().cpu().numpy())
-    return np.concatenate(said)
 
 
 def publish_distilled(

@@ -7,6 +7,7 @@ Several processes share the images by whole batches, so each batch, and every nu
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def encode(
     """
     assert images.shape[3:] == (len(mean),), images.shape
     assert images.dtype in (np.uint8, np.uint16), images.dtype
-    device = next(encoder.parameters()).device
+    device = next(chain(encoder.parameters(), encoder.buffers())).device  # an ONNX teacher has buffers alone
     with evaluating(encoder):
         # An empty batch still goes through once, so that no images give [0, d] and not a guess.
         batches = [
