@@ -3,11 +3,11 @@
 The seeds are none of the search: the winner of a search has been lucky with the seed that it was chosen by.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-import numpy as np
+from simclr_core.evaluation.paired_comparison import half_width
 
 CONFIDENCE = 0.95  # of the one-sided test, as of the gates
 FEWEST_SEEDS = 3
@@ -34,11 +34,8 @@ def compare(winner: Sequence[float], present: Sequence[float]) -> Comparison:
         >>> compare([75.0, 70.0, 72.0], [70.0, 71.0, 71.0]).better  # a mean of 1.7 within the noise
         False
     """
-    from scipy.special import stdtrit
-
     assert len(winner) == len(present) >= FEWEST_SEEDS
-    differences = np.asarray(winner, np.float64) - np.asarray(present, np.float64)
-    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    margin, mean = float(stdtrit(len(differences) - 1, CONFIDENCE)) * error, float(differences.mean())
+    differences = [one - other for one, other in zip(winner, present, strict=True)]
+    mean, margin = fmean(differences), half_width(differences, CONFIDENCE)
     low, high = mean - margin, mean + margin
     return Comparison(len(differences), round(mean, 3), round(low, 3), round(high, 3), low > 0)
